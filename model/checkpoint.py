@@ -1,0 +1,220 @@
+"""Checkpoints: one safetensors file that explains itself, one writer, one reader, no pickle.
+
+The file's metadata holds the manifest as JSON: model config, preprocessing, class names, scores, versions
+and a SHA-256 over all of that and every tensor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from model import files
+from model._version import __version__
+from model.config import Frozen, ModelConfig
+from model.errors import CheckpointError, ConfigError
+from model.labels import CLASS_NAMES, SUPERCLASSES
+from model.preprocess import Preprocess
+from model.vit import FreqMergeViT, build
+
+FORMAT = 1
+METADATA_KEY = "freqmerge"
+PICKLED = (".pth", ".pt", ".bin", ".pkl", ".ckpt")
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+class Manifest(Frozen):
+    """Everything about a checkpoint but its weights."""
+
+    format: int = Field(FORMAT, ge=1, description="version of the checkpoint format")
+    name: str = Field(min_length=1, description="name of the model")
+    digest: str = Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of the weights and of this manifest")
+    config: ModelConfig
+    preprocess: Preprocess
+    class_names: tuple[str, ...] = Field(description="name of each class id")
+    superclasses: tuple[str, ...] = Field(description="superclass of each class id; empty if there are none")
+    scores: dict[str, float] = Field(description="test scores, shares 0..1, such as top1 and top5")
+    versions: dict[str, str] = Field(description="versions that wrote the file")
+    training: dict[str, Any] = Field(description="how the weights came about: command, data, epochs")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded checkpoint: its manifest, and its model in evaluation mode, float32, on the CPU."""
+
+    manifest: Manifest
+    model: FreqMergeViT
+    path: Path
+
+
+def default_checkpoint_path() -> Path:
+    """The checkpoint that ships with the package; raises `CheckpointError` if there is not exactly one."""
+    shipped = sorted(WEIGHTS.glob("*.safetensors"))
+    if len(shipped) != 1:
+        raise CheckpointError(
+            f"expected one *.safetensors file in {WEIGHTS}, found {len(shipped)}; name a checkpoint explicitly"
+        )
+    return shipped[0]
+
+
+def save_checkpoint(
+    path: str | Path,
+    model: FreqMergeViT,
+    *,
+    name: str | None = None,
+    preprocess: Preprocess | None = None,
+    class_names: Sequence[str] = CLASS_NAMES,
+    superclasses: Sequence[str] = SUPERCLASSES,
+    scores: Mapping[str, float] | None = None,
+    training: Mapping[str, Any] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Manifest:
+    """Writes model and manifest to `path` in one step, and returns the manifest.
+
+    `dtype` is the stored type of floating weights; loading gives float32 again. Raises `ConfigError` if
+    the class names do not fit the head. A failed write leaves an older file of that name untouched.
+    """
+    path = Path(path)
+    classes = model.config.num_classes
+    if len(class_names) != classes or len(superclasses) not in (0, classes):
+        raise ConfigError(
+            f"class_names: expected {classes} names (and {classes} superclasses or none), "
+            f"found {len(class_names)} names and {len(superclasses)} superclasses"
+        )
+    state = {key: _stored(tensor, dtype) for key, tensor in model.state_dict().items()}
+    draft = Manifest(
+        name=name or path.stem,
+        digest="0" * 64,
+        config=model.config,
+        preprocess=preprocess or Preprocess(),
+        class_names=tuple(class_names),
+        superclasses=tuple(superclasses),
+        scores=dict(scores or {}),
+        versions=versions(),
+        training=dict(training or {}),
+    )
+    manifest = draft.replace(digest=_digest(draft, state))
+    with files.replacing(path) as temporary:
+        save_file(state, temporary, metadata={METADATA_KEY: manifest.to_json()})
+    return manifest
+
+
+def load_checkpoint(path: str | Path, **config_overrides: Any) -> Checkpoint:
+    """The checkpoint in `path`, verified; `config_overrides` replace fields of its model config.
+
+    Overrides that change what merges (`keep_rate=1`, `alpha=0`, `merge_layers=…`) need no new weights.
+    Raises `CheckpointError` for a missing, truncated, foreign, altered or pickled file and `ConfigError`
+    for a bad override.
+    """
+    path = Path(path)
+    manifest, state = _read(path)
+    config = manifest.config.replace(**config_overrides) if config_overrides else manifest.config
+    model = build(config)
+    _fill(model, state, path)
+    return Checkpoint(manifest, model.eval().requires_grad_(False), path)
+
+
+def read_manifest(path: str | Path) -> Manifest:
+    """The manifest of a checkpoint, its digest verified; raises `CheckpointError`."""
+    return _read(Path(path))[0]
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes the numbers: Python, torch, timm and this package."""
+    packages = {"torch": torch.__version__, "timm": version("timm")}
+    return {"freqmerge": __version__, "python": platform.python_version(), **packages}
+
+
+def _stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    plain = tensor.detach().cpu().contiguous()
+    return plain.to(dtype) if plain.is_floating_point() else plain
+
+
+def _read(path: Path) -> tuple[Manifest, dict[str, Tensor]]:
+    _refuse_other_files(path)
+    try:
+        with safe_open(path, framework="pt") as opened:
+            text = (opened.metadata() or {}).get(METADATA_KEY)
+            if text is None:
+                raise CheckpointError(
+                    f"{path}: expected a FreqMerge checkpoint, found a safetensors file without its manifest; "
+                    "plain timm weights go through `python -m training.train --pretrained FILE`"
+                )
+            state = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - not a dict
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path}: expected a whole safetensors file, found one that is truncated or of another format "
+            f"({error}); copy or download it again"
+        ) from error
+    return _verified(path, text, state), state
+
+
+def _refuse_other_files(path: Path) -> None:
+    if not path.is_file():
+        found = "a directory" if path.is_dir() else "nothing"
+        raise CheckpointError(f"{path}: expected a checkpoint file (.safetensors), found {found}; check the path")
+    with path.open("rb") as opened:
+        start = opened.read(9)
+    if start[8:] != b"{" and (start.startswith((b"PK\x03\x04", b"\x80")) or path.suffix in PICKLED):
+        raise CheckpointError(
+            f"{path}: expected a FreqMerge checkpoint (.safetensors), found a pickled file, which is never opened "
+            "because it can run code; where you trust it, write its weights with safetensors.torch.save_file and "
+            "start from them with `python -m training.train --pretrained FILE.safetensors`"
+        )
+
+
+def _verified(path: Path, text: str, state: dict[str, Tensor]) -> Manifest:
+    try:
+        found = json.loads(text).get("format")
+        if found != FORMAT:
+            raise CheckpointError(
+                f"{path}: expected checkpoint format {FORMAT}, found {found!r}; use a matching version of freqmerge"
+            )
+        manifest = Manifest.from_json(text)
+    except (ConfigError, json.JSONDecodeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: expected a manifest, found a damaged one ({error}); fetch it again") from error
+    digest = _digest(manifest, state)
+    if digest != manifest.digest:
+        raise CheckpointError(
+            f"{path}: expected digest {manifest.digest[:12]}…, found {digest[:12]}…: weights or manifest were changed "
+            "after saving; fetch the file again"
+        )
+    return manifest
+
+
+def _digest(manifest: Manifest, state: Mapping[str, Tensor]) -> str:
+    told = manifest.model_dump(mode="json", exclude={"digest"})
+    hasher = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+    for key in sorted(state):
+        tensor = state[key]
+        hasher.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        hasher.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return hasher.hexdigest()
+
+
+def _fill(model: FreqMergeViT, state: Mapping[str, Tensor], path: Path) -> None:
+    expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    found = {key: tuple(tensor.shape) for key, tensor in state.items()}
+    differing = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
+    if differing:
+        key = differing[0]
+        raise CheckpointError(
+            f"{path}: expected the weights of {model.config.backbone} as configured; {len(differing)} tensors differ, "
+            f"first {key}: expected {expected.get(key, 'no such tensor')}, found {found.get(key, 'no such tensor')}; "
+            "use the config that the weights were trained with"
+        )
+    model.load_state_dict(
+        {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in state.items()}
+    )

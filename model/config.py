@@ -1,0 +1,109 @@
+"""The frozen, validated description of one FreqMerge model."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from model.errors import ConfigError
+
+F = TypeVar("F", bound="Frozen")
+
+BackboneArg = bool | int | float | str
+"""A value that timm's `create_model` takes and JSON can hold."""
+
+
+class Frozen(BaseModel):
+    """An immutable record that refuses unknown fields and bad values with a `ConfigError`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigError(describe(error, type(self))) from error
+
+    @classmethod
+    def from_json(cls: type[F], text: str | bytes) -> F:
+        """The record that `to_json` wrote; raises `ConfigError` naming the field, the value and the range."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise ConfigError(describe(error, cls)) from error
+
+    def to_json(self) -> str:
+        """The record as JSON text, read back by `from_json`."""
+        return self.model_dump_json()
+
+    def replace(self: F, **changes: Any) -> F:
+        """A validated copy with some fields changed."""
+        return type(self)(**{**self.model_dump(), **changes})
+
+
+class ModelConfig(Frozen):
+    """Backbone, merging schedule and score of one FreqMerge Vision Transformer.
+
+    The names are the seed's (`MERGE_LAYERS`, `KEEP_RATE`, `ALPHA`, `HPF_RADIUS`) in lower case, its
+    defaults likewise. `keep_rate=1` is the unmodified backbone, `alpha=0` is ToMe (Bolya et al.,
+    "Token Merging: Your ViT But Faster", ICLR 2023) on the same blocks.
+    """
+
+    backbone: str = Field("vit_small_patch16_224", min_length=1, description="timm model name")
+    backbone_args: dict[str, BackboneArg] = Field(
+        default_factory=dict, description="further arguments of timm.create_model, such as embed_dim or depth"
+    )
+    num_classes: int = Field(100, ge=1, description="classes of the head")
+    image_size: int = Field(224, ge=8, description="side of the square image that the backbone sees, in pixels")
+    merge_layers: tuple[int, ...] = Field((4, 6, 8, 10), min_length=1, description="0-based blocks that merge")
+    keep_rate: float = Field(
+        0.7, ge=0.5, le=1.0, description="share of patch tokens kept by each merging block; 1 merges nothing"
+    )
+    alpha: float = Field(0.7, ge=0.0, le=1.0, description="frequency penalty weight; 0 is ToMe")
+    hpf_radius: int = Field(2, ge=0, description="high-pass radius in frequency-grid units")
+    scoring: str = Field("lfgm", description="strategy that protects tokens, by name (see model.scoring)")
+    rescore: Literal["grid", "pool"] = Field(
+        "grid",
+        description="score after the first merge: 'grid' spreads tokens over their patches and scores again, "
+        "'pool' pools the first score over the patches of each token",
+    )
+    match_on: Literal["keys", "tokens"] = Field("keys", description="features whose cosine decides who merges")
+
+    @field_validator("merge_layers")
+    @classmethod
+    def _ascending(cls, layers: tuple[int, ...]) -> tuple[int, ...]:
+        if any(layer < 0 for layer in layers) or list(layers) != sorted(set(layers)):
+            raise ValueError("expected ascending block indices, each at least 0 and named once")
+        return layers
+
+    @field_validator("scoring")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        from model.scoring import STRATEGIES  # scoring works on tensors; the config stays light
+
+        if name not in STRATEGIES:
+            raise ValueError(f"expected one of {', '.join(sorted(STRATEGIES))}")
+        return name
+
+    @property
+    def merges(self) -> bool:
+        """Whether any token is merged at all."""
+        return self.keep_rate < 1.0
+
+
+def describe(error: ValidationError, record: type[BaseModel]) -> str:
+    """One line per bad field: its name, the value found and what was expected."""
+    return "; ".join(_problem(item, record) for item in error.errors())
+
+
+def _problem(item: Any, record: type[BaseModel]) -> str:
+    field = ".".join(str(part) for part in item["loc"]) or record.__name__
+    message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    message = message[:1].lower() + message[1:]
+    if item["type"] == "extra_forbidden":
+        return f"{field}: unknown field of {record.__name__}; known are {', '.join(record.model_fields)}"
+    if item["type"] == "missing":
+        return f"{field}: missing from {record.__name__}"
+    expected = message if message.startswith("expected") else f"expected {message}"
+    return f"{field}: {expected}, found {item['input']!r}"

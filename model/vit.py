@@ -1,0 +1,221 @@
+"""The token-merging Vision Transformer, built around an unmodified timm model."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from jaxtyping import Float, Int
+from timm.layers.attention_pool import AttentionPoolLatent
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from model.attention import attention_half, check_block, mlp_half
+from model.config import ModelConfig
+from model.errors import BackboneError, ConfigError
+from model.frequency import low_pass_basis, score_values
+from model.merge import assignment_matrix, follow, weighted_merge
+from model.schedule import token_schedule
+from model.scoring import STRATEGIES, Strategy, View
+
+
+class Trace(NamedTuple):
+    """What one merging block saw and did."""
+
+    layer: int
+    score: Float[Tensor, "batch patches"]
+    """Frequency score of every patch, 0..1."""
+    source_map: Int[Tensor, "batch patches"]
+    """Owner of every patch after the block."""
+
+
+class FreqMergeOutput(NamedTuple):
+    """Answer of a `FreqMergeViT`."""
+
+    logits: Float[Tensor, "batch classes"]
+    frequency_score: Float[Tensor, "batch patches"]
+    """LFGM at the first merging block, 0..1 per image, whatever the scoring strategy and the keep rate."""
+    source_map: Int[Tensor, "batch patches"]
+    """Index, among the patch tokens left at the end, of the token that owns each patch; -1 where it was pruned."""
+    trace: tuple[Trace, ...] = ()
+
+
+class Stream(NamedTuple):
+    """Tokens on their way through the blocks."""
+
+    tokens: Float[Tensor, "batch all_tokens dim"]
+    """Prefix tokens, then patch tokens."""
+    size: Float[Tensor, "batch tokens"]
+    """Patches inside each patch token."""
+    source_map: Int[Tensor, "batch patches"]
+
+
+class FreqMergeViT(nn.Module):
+    """A timm `VisionTransformer` that merges patch tokens between attention and MLP of some blocks.
+
+    Parameters stay timm's own under the prefix `vit.`. Raises `ConfigError` for merge layers outside the
+    depth and `BackboneError` for a model whose tokens cannot be merged.
+    """
+
+    basis: Tensor
+
+    def __init__(self, vit: nn.Module, config: ModelConfig) -> None:
+        super().__init__()
+        self.vit = vit = _checked(vit, config)
+        self.config = config
+        self.grid: tuple[int, int] = tuple(vit.patch_embed.grid_size)
+        """Rows and columns of patches."""
+        self.schedule = token_schedule(
+            self.grid[0] * self.grid[1], len(vit.blocks), config.merge_layers, config.keep_rate
+        )
+        """Patch tokens left after each block."""
+        for layer in config.merge_layers:
+            check_block(vit.blocks[layer], layer)
+        self.register_buffer("basis", low_pass_basis(self.grid, config.hpf_radius).float(), persistent=False)
+
+    def forward(self, images: Float[Tensor, "batch 3 height width"], trace: bool = False) -> FreqMergeOutput:
+        """Logits, frequency score and source map of normalised images; with `trace`, of every merging block."""
+        vit, patches = self.vit, self.grid[0] * self.grid[1]
+        x = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(images))))
+        stream = Stream(
+            x,
+            size=torch.ones(x.shape[0], patches, device=x.device),
+            source_map=torch.arange(patches, device=x.device).expand(x.shape[0], -1),
+        )
+        first_score: Tensor | None = None
+        steps: list[Trace] = []
+        for layer, block in enumerate(vit.blocks):
+            bias = self._size_bias(stream) if self._merged_before(layer) else None
+            if layer not in self.config.merge_layers:
+                x = block(stream.tokens) if bias is None else block(stream.tokens, attn_mask=bias)
+                stream = stream._replace(tokens=x)
+                continue
+            view, stream = self._attend(block, stream, bias, first_score)
+            first_score = view.first_score
+            stream = self._reduce(view, stream, self.schedule[layer])
+            if trace:
+                steps.append(Trace(layer, view.patch_score(), stream.source_map))
+            stream = stream._replace(tokens=mlp_half(block, stream.tokens))
+        assert first_score is not None  # merge_layers is never empty
+        logits = self._head(vit.norm(stream.tokens), stream.size)
+        return FreqMergeOutput(logits, first_score, stream.source_map, tuple(steps))
+
+    def _attend(
+        self, block: nn.Module, stream: Stream, bias: Tensor | None, first_score: Tensor | None
+    ) -> tuple[View, Stream]:
+        """The attention half of a merging block, and what its strategy then sees."""
+        prefix = self.vit.num_prefix_tokens
+        x, keys, received = attention_half(
+            block,
+            stream.tokens,
+            bias,
+            from_class_token=bool(self.vit.has_class_token),
+            with_attention=self.strategy.needs_attention,
+        )
+        if first_score is None:
+            first_score = score_values(x[:, prefix:].float().mean(dim=2), self.basis)
+        view = View(
+            tokens=x[:, prefix:],
+            features=(keys if self.config.match_on == "keys" else x)[:, prefix:],
+            attention=None if received is None else received[:, prefix:],
+            source_map=stream.source_map,
+            basis=self.basis,
+            first_score=first_score,
+            rescore=self.config.rescore,
+        )
+        return view, stream._replace(tokens=x)
+
+    def _reduce(self, view: View, stream: Stream, kept: int) -> Stream:
+        """The stream with `kept` patch tokens."""
+        if kept == view.tokens.shape[1]:
+            return stream
+        row = self.strategy.assign(view, self.strategy.score(view), kept, self.config.alpha)
+        tokens, size = weighted_merge(view.tokens, stream.size, assignment_matrix(row, kept))
+        prefix = stream.tokens[:, : self.vit.num_prefix_tokens]
+        return Stream(torch.cat([prefix, tokens], dim=1), size, follow(stream.source_map, row))
+
+    @property
+    def strategy(self) -> Strategy:
+        """What decides which tokens are reduced."""
+        return STRATEGIES[self.config.scoring]
+
+    def _merged_before(self, layer: int) -> bool:
+        return layer > 0 and self.schedule[layer - 1] < self.grid[0] * self.grid[1]
+
+    def _size_bias(self, stream: Stream) -> Tensor:
+        """Proportional attention: log token size, added to the logits of every key."""
+        prefix = stream.size.new_zeros(stream.size.shape[0], self.vit.num_prefix_tokens)
+        log_size = torch.cat([prefix, stream.size.log()], dim=1).to(stream.tokens.dtype)
+        # [batch, 1, queries, keys] in full: TensorRT's attention broadcasts only the first two axes
+        return log_size[:, None, None, :].expand(-1, 1, stream.tokens.shape[1], -1)
+
+    def _head(self, x: Tensor, size: Tensor) -> Tensor:
+        """timm's classifier head, its average pooling weighted by token size."""
+        vit = self.vit
+        if not self.config.merges or vit.global_pool in ("token", "max"):
+            logits: Tensor = vit.forward_head(x)
+            return logits
+        included = 0 if vit.pool_include_prefix else vit.num_prefix_tokens
+        x = x[:, included:]
+        weight = torch.cat([size.new_ones(size.shape[0], vit.num_prefix_tokens), size], dim=1)[:, included:]
+        pool: nn.Module | None = vit.attn_pool
+        if pool is not None:
+            pooled = pool(x, attn_mask=weight.log().to(x.dtype)[:, None, None, :])
+        else:
+            share = (weight / weight.sum(dim=1, keepdim=True)).to(x.dtype)
+            pooled = (share[:, None, :] @ x)[:, 0]
+            if vit.global_pool == "avgmax":
+                pooled = 0.5 * (x.amax(dim=1) + pooled)
+        logits = vit.head(vit.head_drop(vit.fc_norm(pooled)))
+        return logits
+
+
+def build(
+    config: ModelConfig, pretrained: bool = False, *, drop_path: float = 0.0, patch_drop: float = 0.0
+) -> FreqMergeViT:
+    """The model that `config` describes, freshly initialised, or with timm's published weights if `pretrained`.
+
+    `drop_path` (stochastic depth rate) and `patch_drop` (share of patches left out) regularise training and
+    do nothing in evaluation mode; dropped patches leave no grid, so `patch_drop` needs keep_rate=1.
+    Raises `BackboneError` if timm does not know the backbone, refuses its arguments, or gives a model
+    whose tokens cannot be merged.
+    """
+    if not timm.is_model(config.backbone.split(".")[0]):
+        near = difflib.get_close_matches(config.backbone, timm.list_models("*vit*"), n=3)
+        hint = f"; close names: {', '.join(near)}" if near else "; timm.list_models('*vit*') lists the names"
+        raise BackboneError(f"backbone: expected a timm model name, found {config.backbone!r}{hint}")
+    arguments: dict[str, Any] = {
+        "num_classes": config.num_classes,
+        "img_size": config.image_size,
+        **config.backbone_args,
+    }
+    dropped = {"drop_path_rate": drop_path, "patch_drop_rate": patch_drop}
+    arguments |= {name: rate for name, rate in dropped.items() if rate}
+    if patch_drop and config.merges:
+        raise ConfigError(
+            f"patch_drop: expected 0 where tokens merge (keep_rate {config.keep_rate}), found {patch_drop}"
+        )
+    try:
+        vit = timm.create_model(config.backbone, pretrained=pretrained, **arguments)
+    except (TypeError, AssertionError, ValueError) as error:
+        raise BackboneError(f"backbone {config.backbone}: timm refuses {arguments}: {error}") from error
+    return FreqMergeViT(vit, config)
+
+
+def _checked(vit: nn.Module, config: ModelConfig) -> VisionTransformer:
+    if not isinstance(vit, VisionTransformer):
+        raise BackboneError(
+            f"backbone: expected a timm VisionTransformer, found {type(vit).__name__}; models without one flat "
+            "sequence of patch tokens, such as Swin or ConvNeXt, have nothing to merge"
+        )
+    if vit.dynamic_img_size:
+        raise BackboneError("backbone: expected a fixed grid, found dynamic_img_size=True; build it with an img_size")
+    pool: nn.Module | None = vit.attn_pool  # timm's inferred type forgets the None
+    if config.merges and not isinstance(pool, AttentionPoolLatent | None):
+        raise BackboneError(
+            f"backbone: {type(pool).__name__} pooling cannot weigh tokens by size; "
+            "choose global_pool 'token', 'avg' or 'map', or keep_rate=1"
+        )
+    return vit

@@ -1,0 +1,53 @@
+import pytest
+
+from model import ModelConfig
+from model.errors import ConfigError
+
+
+def test_the_defaults_are_the_seeds():
+    config = ModelConfig()
+    assert (config.backbone, config.image_size) == ("vit_small_patch16_224", 224)
+    assert (config.merge_layers, config.keep_rate, config.alpha, config.hpf_radius) == (
+        (4, 6, 8, 10),
+        0.7,
+        0.7,
+        2,
+    )
+
+
+def test_json_gives_the_same_config_back():
+    config = ModelConfig(
+        backbone_args={"depth": 8, "init_values": 0.1, "qk_norm": True}, merge_layers=(0, 3), alpha=0.25
+    )
+    assert ModelConfig.from_json(config.to_json()) == config
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("keep_rate", 1.5, "keep_rate: expected less than or equal to 1, found 1.5"),
+        ("keep_rate", 0.4, "keep_rate: expected greater than or equal to 0.5, found 0.4"),
+        ("alpha", -0.1, "alpha: expected greater than or equal to 0, found -0.1"),
+        ("alpha", float("nan"), "alpha: expected a finite number, found nan"),
+        ("hpf_radius", -1, "hpf_radius: expected greater than or equal to 0, found -1"),
+        ("merge_layers", (6, 4), "merge_layers: expected ascending block indices"),
+        ("merge_layers", (), "merge_layers: "),
+        ("scoring", "magic", "scoring: expected one of attention, lfgm, none, random, found 'magic'"),
+        ("keep_rat", 0.5, "keep_rat: unknown field of ModelConfig; known are backbone, "),
+    ],
+)
+def test_a_bad_value_is_refused_with_its_field_range_and_value(field, value, words):
+    with pytest.raises(ConfigError) as caught:
+        ModelConfig(**{field: value})
+    assert words in str(caught.value)
+
+
+def test_a_config_cannot_be_changed():
+    with pytest.raises(ValueError, match="frozen"):
+        ModelConfig().alpha = 0.1
+
+
+def test_replacing_a_field_validates_again():
+    assert ModelConfig().replace(keep_rate=1.0).merges is False
+    with pytest.raises(ConfigError, match="keep_rate"):
+        ModelConfig().replace(keep_rate=2)

@@ -1,0 +1,92 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from model import load_checkpoint, save_checkpoint
+from model.engine import EngineOutput, create_engine
+from model.errors import EngineError
+from model.preprocess import InputStage, Preprocess
+from tests.model.tiny import tiny
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp("engine") / "tiny.safetensors"
+    save_checkpoint(path, tiny(), preprocess=Preprocess(native_size=16))
+    return load_checkpoint(path)
+
+
+def pictures(count):
+    return np.random.default_rng(count).integers(0, 256, (count, 3, 16, 16), dtype=np.uint8)
+
+
+def expected(checkpoint, images):
+    stage = InputStage(Preprocess(native_size=16), 48)
+    with torch.inference_mode():
+        output = tiny()(stage(torch.from_numpy(images)))
+    return EngineOutput(*(part.numpy() for part in output[:3]))
+
+
+def assert_same(found, wanted, tolerance):
+    np.testing.assert_allclose(found.logits, wanted.logits, atol=tolerance)
+    np.testing.assert_allclose(found.frequency_score, wanted.frequency_score, atol=tolerance)
+    assert np.array_equal(found.source_map, wanted.source_map)
+
+
+def test_the_eager_engine_answers_as_the_model_on_preprocessed_images(checkpoint):
+    engine = create_engine(checkpoint, "eager", "cpu", max_batch_size=4)
+    engine.warm_up()
+    assert_same(engine.run(pictures(3)), expected(checkpoint, pictures(3)), 1e-5)
+    assert (engine.kind, engine.device, engine.reason) == ("eager", "cpu", "")
+
+
+@pytest.mark.slow
+def test_the_inductor_engine_agrees_with_eager_at_every_batch_size_and_never_compiles_again(checkpoint):
+    program = [sys.executable, "-m", "tests.model.inductor_parity", str(checkpoint.path), "1,2,3"]
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert done.stdout == "1 agrees\n2 agrees\n3 agrees\n", done.stderr
+
+
+def test_auto_stays_eager_on_a_cpu_and_says_why(checkpoint):
+    engine = create_engine(checkpoint, "auto", "cpu")
+    assert engine.kind == "eager"
+    assert "CPU" in engine.reason
+
+
+def test_answers_are_plain_arrays_of_the_stated_types(checkpoint):
+    output = create_engine(checkpoint, "eager", "cpu").run(pictures(2))
+    assert (output.logits.dtype, output.logits.shape) == (np.float32, (2, 100))
+    assert (output.frequency_score.dtype, output.frequency_score.shape) == (np.float32, (2, 36))
+    assert (output.source_map.dtype, output.source_map.shape) == (np.int64, (2, 36))
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (np.zeros((1, 3, 16, 16), np.float32), "found float32"),
+        (np.zeros((3, 16, 16), np.uint8), r"found uint8 \[3, 16, 16\]"),
+        (np.zeros((1, 3, 32, 32), np.uint8), r"expected uint8 images \[batch, 3, 16, 16\]"),
+        (np.zeros((0, 3, 16, 16), np.uint8), r"expected 1\.\.4 images, found 0"),
+        (np.zeros((5, 3, 16, 16), np.uint8), r"expected 1\.\.4 images, found 5; split the batch"),
+    ],
+)
+def test_a_batch_of_another_shape_is_refused(checkpoint, images, words):
+    with pytest.raises(EngineError, match=words):
+        create_engine(checkpoint, "eager", "cpu", max_batch_size=4).run(images)
+
+
+@pytest.mark.parametrize(
+    ("kind", "device", "words"),
+    [
+        ("warp", "cpu", "expected one of auto, eager, inductor, found 'warp'"),
+        ("eager", "cuda:99", "expected a CUDA device below"),
+        ("eager", "tpu", "expected auto, cpu, cuda or cuda:N, found 'tpu'"),
+        ("eager", "meta", "expected auto, cpu, cuda or cuda:N, found 'meta'"),
+    ],
+)
+def test_an_engine_that_cannot_be_had_is_refused(checkpoint, kind, device, words):
+    with pytest.raises(EngineError, match=words):
+        create_engine(checkpoint, kind, device)

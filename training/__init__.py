@@ -1,0 +1,1 @@
+"""Offline training and measurement of FreqMerge models on CIFAR-100."""

@@ -1,0 +1,88 @@
+"""`python -m training.tables`: the tables of the README, made from the records and nothing else.
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`; the rest of the page is left alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from model import files
+from model.checkpoint import Manifest, default_checkpoint_path, read_manifest
+from training import cli, records
+
+MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def timing(results: Path) -> str:
+    """Plain ViT against FreqMerge: MACs, parameters, images/s per batch size."""
+    found = records.read("timing", results)
+    sizes = sorted({entry["batch_size"] for entry in found})
+    head = ["model", "tokens", "GMACs", "parameters (M)", *(f"images/s, batch {size}" for size in sizes)]
+    rows = [_timing_row([e for e in found if e["model"] == name]) for name in dict.fromkeys(e["model"] for e in found)]
+    return table(head, rows) + _source(found[0])
+
+
+def checkpoint(results: Path) -> str:
+    """What the shipped checkpoint is and scores."""
+    manifest = read_manifest(default_checkpoint_path())
+    rows = [
+        [label, f"{100 * manifest.scores[f'{key}top1']:.2f}", f"{100 * manifest.scores[f'{key}top5']:.2f}"]
+        for label, key in (
+            (f"FreqMerge, keep rate {manifest.config.keep_rate:g}", ""),
+            ("plain, keep rate 1", "plain_"),
+        )
+    ]
+    return table([f"`{manifest.name}`", "top-1 (%)", "top-5 (%)"], rows) + _origin(manifest)
+
+
+TABLES: dict[str, Callable[[Path], str]] = {"timing": timing, "checkpoint": checkpoint}
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, first column to the left and the others to the right."""
+    align = [":--", *["--:"] * (len(head) - 1)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, align, *rows))
+
+
+def fill(page: str, results: Path) -> str:
+    """The page with every marked table made anew."""
+    return MARKED.sub(lambda found: found[1] + TABLES[found[2]](results) + found[3], page)
+
+
+def _timing_row(entries: list[dict[str, Any]]) -> list[str]:
+    first = entries[0]
+    tokens = " → ".join(str(count) for count in dict.fromkeys(first["schedule"]))
+    rates = [
+        f"{e['images_per_s']:.1f}" + (f" ({e['speed_up']:.2f}×)" if e["speed_up"] != 1 else "")
+        for e in sorted(entries, key=lambda e: e["batch_size"])
+    ]
+    return [first["model"], tokens, f"{first['macs'] / 1e9:.2f}", f"{first['parameters'] / 1e6:.1f}", *rates]
+
+
+def _source(entry: dict[str, Any]) -> str:
+    machine = entry["machine"]
+    return (
+        f"\n`{entry['command']}` on {machine['device']}, {machine['threads']} threads, torch {machine['torch']}, timm "
+        f"{machine['timm']}; medians of {entry['repeats']} passes in turns, speed-up as the median of the ratios.\n"
+    )
+
+
+def _origin(manifest: Manifest) -> str:
+    told = manifest.training
+    return (
+        f"\nAll {told['test_images']:,} test images; digest `{manifest.digest[:12]}`. Trained by `{told['command']}`.\n"
+    )
+
+
+def main() -> None:
+    """Rewrites the tables of README.md."""
+    page = Path("README.md")
+    files.write_text(page, fill(page.read_text(encoding="utf-8"), records.RESULTS))
+
+
+if __name__ == "__main__":
+    cli.run(main)
