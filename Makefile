@@ -1,0 +1,89 @@
+# GNU make 3.81, which macOS ships, is enough.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help venv serve test lint check format lock clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --require-hashes
+# Written last, so that an interrupted install is simply done again.
+SERVE_READY := $(VENV)/.ready
+DEV_READY := $(VENV)/.ready-dev
+
+# The first that is new enough and for which the locked torch has wheels.
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c '$(SUPPORTED)' 2>/dev/null && { echo $$p; exit; }; done; echo python3)
+
+# HOST and PORT are short for two of the service's FREQMERGE_* settings, which win when both are given.
+ifdef HOST
+FREQMERGE_HOST ?= $(HOST)
+export FREQMERGE_HOST
+endif
+ifdef PORT
+FREQMERGE_PORT ?= $(PORT)
+export FREQMERGE_PORT
+endif
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: $(SERVE_READY) ## prepare .venv for serving and training (PYTHON=python3.12 picks another Python)
+
+serve: $(SERVE_READY) ## serve on port 8000 (HOST=, PORT= and any FREQMERGE_* setting override)
+	@exec $(BIN)/python -m service
+
+test: $(DEV_READY) ## run the tests (PYTEST_ARGS="-k heatmap" picks some)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(DEV_READY) ## check format, lint, types and the import contract
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: lint test ## everything that CI checks: lint, then the tests
+
+format: $(DEV_READY) ## format the code and mend what the linter can
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --fork-strategy fewest \
+	--generate-hashes --no-annotate --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade) \
+	--extra service --extra training
+
+lock: $(BIN)/uv ## write the lock files again (UPGRADE=1 takes the newest versions)
+	$(LOCK) --output-file requirements.lock
+	$(LOCK) --extra dev --constraint requirements.lock --output-file requirements-dev.lock
+
+clean: ## remove .venv and everything the tools leave behind
+	rm -rf $(VENV) build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A .venv that works is kept; one that is half made, or whose Python is gone or too old, is made again.
+define MAKE_VENV
+@{ $(BIN)/python -c '$(SUPPORTED)' && $(BIN)/python -m pip --version; } >/dev/null 2>&1 || { \
+	command -v $(PYTHON) >/dev/null || { \
+		echo "FreqMerge needs Python 3.11 to 3.14; found no $(PYTHON). Install one, or name it: make PYTHON=/path/to/python3 $(MAKECMDGOALS)" >&2; exit 1; }; \
+	$(PYTHON) -c '$(SUPPORTED)' || { \
+		echo "FreqMerge needs Python 3.11 to 3.14; found $$($(PYTHON) --version 2>&1 | head -n 1) as $(PYTHON). Name another: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }; \
+	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "$(PYTHON) cannot make virtual environments: its venv and ensurepip modules are missing. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }; \
+	$(PYTHON) -m venv --clear $(VENV); }
+endef
+
+$(SERVE_READY): requirements.lock
+	$(MAKE_VENV)
+	$(PIP_INSTALL) -r requirements.lock
+	@touch $@
+
+$(DEV_READY): requirements.lock requirements-dev.lock
+	$(MAKE_VENV)
+	$(PIP_INSTALL) -r requirements-dev.lock
+	@touch $(SERVE_READY) $@
+
+# Not from the lock, which may be what has to be mended.
+$(BIN)/uv:
+	$(MAKE_VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check uv
