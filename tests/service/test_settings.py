@@ -1,0 +1,94 @@
+"""Settings: frozen, validated, and clear about what is wrong."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from service.errors import SettingsError
+from service.settings import PREFIX, Settings, read_settings
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(PREFIX + name.upper(), raising=False)
+
+
+def test_the_defaults_are_valid() -> None:
+    found = read_settings()
+    assert (found.host, found.port, found.engine, found.max_queue_delay_s) == ("127.0.0.1", 8000, "auto", 0)
+    assert found.config_overrides == {}
+
+
+def test_the_environment_is_read_whatever_its_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FREQMERGE_MAX_BATCH_SIZE", "64")
+    monkeypatch.setenv("FREQMERGE_ENGINE", "Eager")
+    monkeypatch.setenv("freqmerge_keep_rate", "1")
+    found = read_settings()
+    assert (found.max_batch_size, found.engine) == (64, "eager")
+    assert found.config_overrides == {"keep_rate": 1.0}
+
+
+def test_an_argument_wins_over_the_environment_and_none_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FREQMERGE_PORT", "9000")
+    assert read_settings(port="9001").port == 9001
+    assert read_settings(port=None).port == 9000
+
+
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FREQMERGE_THREADS", "")
+    assert read_settings().threads is None
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings().port = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("PORT", "99999", "a whole number, 0..65535"),
+        ("PORT", "tcp://10.0.0.1:8000", "a whole number, 0..65535"),
+        ("MAX_BATCH_SIZE", "0", "a whole number, 1..1024"),
+        ("THREADS", "none", "a whole number, 1..1024"),
+        ("KEEP_RATE", "0.2", "a number, 0.5..1"),
+        ("REQUEST_TIMEOUT_S", "0", "a number, above 0, at most 3600"),
+        ("ENGINE", "tensorrt-llm", "one of auto, eager, inductor"),
+        ("DEVICE", "gpu", "auto, cpu, cuda or cuda:N"),
+        ("LOG_LEVEL", "loud", "one of debug, info, warning, error"),
+    ],
+)
+def test_a_bad_value_is_named_with_the_setting_the_value_and_the_range(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, expected: str
+) -> None:
+    monkeypatch.setenv(f"FREQMERGE_{name}", value)
+    with pytest.raises(SettingsError) as caught:
+        read_settings()
+    message = str(caught.value)
+    assert f"FREQMERGE_{name}={value.lower() if name in ('ENGINE', 'DEVICE', 'LOG_LEVEL') else value}" in message
+    assert expected in message
+    assert "\n" not in message
+    assert "pydantic" not in message
+
+
+def test_every_bad_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FREQMERGE_PORT", "-1")
+    monkeypatch.setenv("FREQMERGE_ALPHA", "2")
+    with pytest.raises(SettingsError, match=r"ALPHA=2 .*PORT=-1 "):
+        read_settings()
+
+
+def test_a_store_too_small_for_one_upload_is_refused_and_one_that_is_off_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FREQMERGE_STORE_MAX_BYTES", "1000")
+    with pytest.raises(SettingsError, match=r"STORE_MAX_BYTES=1000 .*MAX_UPLOAD_BYTES=10485760"):
+        read_settings()
+    monkeypatch.setenv("FREQMERGE_STORE_MAX_IMAGES", "0")
+    assert not read_settings().keeps_images
+
+
+def test_every_setting_says_what_it_is() -> None:
+    assert all(len(field.description or "") > 15 for field in Settings.model_fields.values())
