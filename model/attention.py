@@ -26,6 +26,8 @@ class Attended(NamedTuple):
     """Mean over heads."""
     received: Float[Tensor, "batch all_tokens"] | None
     """Attention received from the class token (mean over all queries where there is none), mean over heads."""
+    importance: Float[Tensor, "batch all_tokens"] | None
+    """The same, each head's attention times the norm of its value."""
 
 
 def check_block(block: nn.Module, layer: int) -> None:
@@ -44,9 +46,9 @@ def attention_half(
     """The block up to and including its first residual sum."""
     post_norm = isinstance(block, ResPostBlock)
     seen = tokens if post_norm else block.norm1(tokens)
-    update, keys, received = _attend(block.attn, seen, bias, from_class_token, with_attention)
+    update, keys, *read = _attend(block.attn, seen, bias, from_class_token, with_attention)
     update = block.norm1(update) if post_norm else block.ls1(update)
-    return Attended(tokens + block.drop_path1(update), keys, received)
+    return Attended(tokens + block.drop_path1(update), keys, *read)
 
 
 def mlp_half(block: Any, tokens: Tensor) -> Tensor:
@@ -59,7 +61,7 @@ def mlp_half(block: Any, tokens: Tensor) -> Tensor:
 
 def _attend(
     attn: Attention, x: Tensor, bias: Tensor | None, from_class_token: bool, with_attention: bool
-) -> tuple[Tensor, Tensor, Tensor | None]:
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     batch, tokens, _ = x.shape
     query, key, value = attn.qkv(x).unflatten(2, (3, attn.num_heads, attn.head_dim)).permute(2, 0, 3, 1, 4).unbind(0)
     query, key = attn.q_norm(query), attn.k_norm(key)
@@ -68,11 +70,17 @@ def _attend(
     mixed = attn.norm(mixed.transpose(1, 2).reshape(batch, tokens, attn.attn_dim))
     if attn.gate is not None:
         mixed = mixed * attn.gate(x).sigmoid()
-    received = None
+    received = importance = None
     if with_attention:
-        readers = query[:, :, :1] if from_class_token else query
-        logits = (readers @ key.transpose(2, 3)).float() * attn.scale
-        if bias is not None:
-            logits = logits + bias[:, :, : readers.shape[2]].float()
-        received = torch.softmax(logits, dim=3).mean(dim=(1, 2))
-    return attn.proj_drop(attn.proj(mixed)), key.mean(dim=1), received
+        weights = _weights(query[:, :, :1] if from_class_token else query, key, attn.scale, bias)
+        received = weights.mean(dim=(1, 2))
+        importance = (weights * value.float().norm(dim=3)[:, :, None, :]).mean(dim=(1, 2))
+    return attn.proj_drop(attn.proj(mixed)), key.mean(dim=1), received, importance
+
+
+def _weights(query: Tensor, key: Tensor, scale: float, bias: Tensor | None) -> Tensor:
+    """Attention weights [batch, heads, queries, keys] in float32."""
+    logits = (query @ key.transpose(2, 3)).float() * scale
+    if bias is not None:
+        logits = logits + bias[:, :, : query.shape[2]].float()
+    return torch.softmax(logits, dim=3)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from pydantic import Field
@@ -59,6 +59,17 @@ class Checkpoint:
     path: Path
 
 
+class Configured(Protocol):
+    """What is saved: any module that knows its `ModelConfig`."""
+
+    @property
+    def config(self) -> ModelConfig: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...
+
+
 def default_checkpoint_path() -> Path:
     """The checkpoint that ships with the package; raises `CheckpointError` if there is not exactly one."""
     shipped = sorted(WEIGHTS.glob("*.safetensors"))
@@ -71,7 +82,7 @@ def default_checkpoint_path() -> Path:
 
 def save_checkpoint(
     path: str | Path,
-    model: FreqMergeViT,
+    model: Configured,
     *,
     name: str | None = None,
     preprocess: Preprocess | None = None,
@@ -105,7 +116,7 @@ def save_checkpoint(
         versions=versions(),
         training=dict(training or {}),
     )
-    manifest = draft.replace(digest=_digest(draft, state))
+    manifest = draft.replace(digest=_digest(draft.model_dump(mode="json"), state))
     with files.replacing(path) as temporary:
         save_file(state, temporary, metadata={METADATA_KEY: manifest.to_json()})
     return manifest
@@ -119,30 +130,20 @@ def load_checkpoint(path: str | Path, **config_overrides: Any) -> Checkpoint:
     for a bad override.
     """
     path = Path(path)
-    manifest, state = _read(path)
+    manifest, state = read(path)
     config = manifest.config.replace(**config_overrides) if config_overrides else manifest.config
     model = build(config)
-    _fill(model, state, path)
+    fill(model, state, path)
     return Checkpoint(manifest, model.eval().requires_grad_(False), path)
 
 
 def read_manifest(path: str | Path) -> Manifest:
     """The manifest of a checkpoint, its digest verified; raises `CheckpointError`."""
-    return _read(Path(path))[0]
+    return read(Path(path))[0]
 
 
-def versions() -> dict[str, str]:
-    """Versions of what computes the numbers: Python, torch, timm and this package."""
-    packages = {"torch": torch.__version__, "timm": version("timm")}
-    return {"freqmerge": __version__, "python": platform.python_version(), **packages}
-
-
-def _stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    plain = tensor.detach().cpu().contiguous()
-    return plain.to(dtype) if plain.is_floating_point() else plain
-
-
-def _read(path: Path) -> tuple[Manifest, dict[str, Tensor]]:
+def read(path: Path) -> tuple[Manifest, dict[str, Tensor]]:
+    """Manifest and weights as stored, verified, whatever model they are of; raises `CheckpointError`."""
     _refuse_other_files(path)
     try:
         with safe_open(path, framework="pt") as opened:
@@ -161,6 +162,34 @@ def _read(path: Path) -> tuple[Manifest, dict[str, Tensor]]:
     return _verified(path, text, state), state
 
 
+def fill(model: Configured, state: Mapping[str, Tensor], path: Path) -> None:
+    """Puts float32 weights into the model; raises `CheckpointError` unless names and shapes are the model's."""
+    expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    found = {key: tuple(tensor.shape) for key, tensor in state.items()}
+    differing = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
+    if differing:
+        key = differing[0]
+        raise CheckpointError(
+            f"{path}: expected the weights of {model.config.backbone} as configured; {len(differing)} tensors differ, "
+            f"first {key}: expected {expected.get(key, 'no such tensor')}, found {found.get(key, 'no such tensor')}; "
+            "use the config that the weights were trained with"
+        )
+    model.load_state_dict(
+        {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in state.items()}
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes the numbers: Python, torch, timm and this package."""
+    packages = {"torch": torch.__version__, "timm": version("timm")}
+    return {"freqmerge": __version__, "python": platform.python_version(), **packages}
+
+
+def _stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    plain = tensor.detach().cpu().contiguous()
+    return plain.to(dtype) if plain.is_floating_point() else plain
+
+
 def _refuse_other_files(path: Path) -> None:
     if not path.is_file():
         found = "a directory" if path.is_dir() else "nothing"
@@ -177,7 +206,8 @@ def _refuse_other_files(path: Path) -> None:
 
 def _verified(path: Path, text: str, state: dict[str, Tensor]) -> Manifest:
     try:
-        found = json.loads(text).get("format")
+        told = json.loads(text)
+        found = told.get("format")
         if found != FORMAT:
             raise CheckpointError(
                 f"{path}: expected checkpoint format {FORMAT}, found {found!r}; use a matching version of freqmerge"
@@ -185,7 +215,7 @@ def _verified(path: Path, text: str, state: dict[str, Tensor]) -> Manifest:
         manifest = Manifest.from_json(text)
     except (ConfigError, json.JSONDecodeError, AttributeError) as error:
         raise CheckpointError(f"{path}: expected a manifest, found a damaged one ({error}); fetch it again") from error
-    digest = _digest(manifest, state)
+    digest = _digest(told, state)  # of what the file says: the record fills in fields that are younger than the file
     if digest != manifest.digest:
         raise CheckpointError(
             f"{path}: expected digest {manifest.digest[:12]}…, found {digest[:12]}…: weights or manifest were changed "
@@ -194,27 +224,11 @@ def _verified(path: Path, text: str, state: dict[str, Tensor]) -> Manifest:
     return manifest
 
 
-def _digest(manifest: Manifest, state: Mapping[str, Tensor]) -> str:
-    told = manifest.model_dump(mode="json", exclude={"digest"})
-    hasher = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+def _digest(told: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
+    facts = {key: value for key, value in told.items() if key != "digest"}
+    hasher = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for key in sorted(state):
         tensor = state[key]
         hasher.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
         hasher.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
     return hasher.hexdigest()
-
-
-def _fill(model: FreqMergeViT, state: Mapping[str, Tensor], path: Path) -> None:
-    expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
-    found = {key: tuple(tensor.shape) for key, tensor in state.items()}
-    differing = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
-    if differing:
-        key = differing[0]
-        raise CheckpointError(
-            f"{path}: expected the weights of {model.config.backbone} as configured; {len(differing)} tensors differ, "
-            f"first {key}: expected {expected.get(key, 'no such tensor')}, found {found.get(key, 'no such tensor')}; "
-            "use the config that the weights were trained with"
-        )
-    model.load_state_dict(
-        {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in state.items()}
-    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from model.errors import ConfigError
 
@@ -46,8 +46,9 @@ class ModelConfig(Frozen):
     """Backbone, merging schedule and score of one FreqMerge Vision Transformer.
 
     The names are the seed's (`MERGE_LAYERS`, `KEEP_RATE`, `ALPHA`, `HPF_RADIUS`) in lower case, its
-    defaults likewise. `keep_rate=1` is the unmodified backbone, `alpha=0` is ToMe (Bolya et al.,
-    "Token Merging: Your ViT But Faster", ICLR 2023) on the same blocks.
+    defaults likewise. `keep_rate=1` is the unmodified backbone, whatever `merge_counts` says; `alpha=0` is
+    ToMe (Bolya et al., "Token Merging: Your ViT But Faster", ICLR 2023) on the same blocks, and with the same
+    `merge_counts` in every block ToMe as its paper runs it.
     """
 
     backbone: str = Field("vit_small_patch16_224", min_length=1, description="timm model name")
@@ -60,15 +61,25 @@ class ModelConfig(Frozen):
     keep_rate: float = Field(
         0.7, ge=0.5, le=1.0, description="share of patch tokens kept by each merging block; 1 merges nothing"
     )
+    merge_counts: tuple[int, ...] = Field(
+        (),
+        description="patch tokens merged away by each merging block, in place of keep_rate (at most half the tokens "
+        "that are there); empty: by keep_rate",
+    )
     alpha: float = Field(0.7, ge=0.0, le=1.0, description="frequency penalty weight; 0 is ToMe")
     hpf_radius: int = Field(2, ge=0, description="high-pass radius in frequency-grid units")
-    scoring: str = Field("lfgm", description="strategy that protects tokens, by name (see model.scoring)")
+    scoring: str = Field("lfgm", description="strategy that reduces tokens, by name (see model.strategies)")
     rescore: Literal["grid", "pool"] = Field(
         "grid",
         description="score after the first merge: 'grid' spreads tokens over their patches and scores again, "
         "'pool' pools the first score over the patches of each token",
     )
     match_on: Literal["keys", "tokens"] = Field("keys", description="features whose cosine decides who merges")
+    cosine: Literal["signed", "clamped"] = Field(
+        "signed",
+        description="negative cosines: 'signed' penalises them too, which raises them towards 0, "
+        "'clamped' sets them to 0",
+    )
 
     @field_validator("merge_layers")
     @classmethod
@@ -77,10 +88,20 @@ class ModelConfig(Frozen):
             raise ValueError("expected ascending block indices, each at least 0 and named once")
         return layers
 
+    @field_validator("merge_counts")
+    @classmethod
+    def _one_per_block(cls, counts: tuple[int, ...], others: ValidationInfo) -> tuple[int, ...]:
+        layers = others.data.get("merge_layers", counts)
+        if counts and len(counts) != len(layers):
+            raise ValueError(f"expected none or one count for each of the {len(layers)} merge_layers")
+        if any(count < 0 for count in counts):
+            raise ValueError("expected counts of at least 0")
+        return counts
+
     @field_validator("scoring")
     @classmethod
     def _known(cls, name: str) -> str:
-        from model.scoring import STRATEGIES  # scoring works on tensors; the config stays light
+        from model.strategies import STRATEGIES  # strategies work on tensors; the config stays light
 
         if name not in STRATEGIES:
             raise ValueError(f"expected one of {', '.join(sorted(STRATEGIES))}")
@@ -89,7 +110,7 @@ class ModelConfig(Frozen):
     @property
     def merges(self) -> bool:
         """Whether any token is merged at all."""
-        return self.keep_rate < 1.0
+        return self.keep_rate < 1.0 and (not self.merge_counts or any(self.merge_counts))
 
 
 def describe(error: ValidationError, record: type[BaseModel]) -> str:

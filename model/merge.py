@@ -18,15 +18,21 @@ from torch import Tensor
 
 
 def penalised_similarity(
-    features: Float[Tensor, "batch tokens dim"], score: Float[Tensor, "batch tokens"] | None, alpha: float
+    features: Float[Tensor, "batch tokens dim"],
+    score: Float[Tensor, "batch tokens"] | None,
+    alpha: float,
+    clamp: bool = False,
 ) -> Float[Tensor, "batch sources destinations"]:
     """Cosine of every source with every destination, times 1 - alpha · max of their scores.
 
     Float32. `score` is in 0..1 and protects; None or alpha = 0 leaves the cosine of ToMe. A negative
-    cosine is raised towards 0 by the penalty, never above an unprotected positive one.
+    cosine is raised towards 0 by the penalty, never above an unprotected positive one; with `clamp` it is 0
+    from the start.
     """
     unit = F.normalize(features.float(), dim=-1)
     cosine = unit[:, 1::2] @ unit[:, 0::2].transpose(1, 2)
+    if clamp:
+        cosine = cosine.clamp(min=0)
     if score is None or alpha == 0:
         return cosine
     protect = torch.maximum(score[:, 1::2, None], score[:, None, 0::2])

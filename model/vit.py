@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import timm
@@ -11,14 +12,15 @@ from jaxtyping import Float, Int
 from timm.layers.attention_pool import AttentionPoolLatent
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from model.attention import attention_half, check_block, mlp_half
 from model.config import ModelConfig
 from model.errors import BackboneError, ConfigError
 from model.frequency import low_pass_basis, score_values
-from model.merge import assignment_matrix, follow, weighted_merge
+from model.merge import assignment_matrix, follow
 from model.schedule import token_schedule
-from model.scoring import STRATEGIES, Strategy, View
+from model.strategies import STRATEGIES, First, Strategy, View
 
 
 class Trace(NamedTuple):
@@ -68,7 +70,7 @@ class FreqMergeViT(nn.Module):
         self.grid: tuple[int, int] = tuple(vit.patch_embed.grid_size)
         """Rows and columns of patches."""
         self.schedule = token_schedule(
-            self.grid[0] * self.grid[1], len(vit.blocks), config.merge_layers, config.keep_rate
+            self.grid[0] * self.grid[1], len(vit.blocks), config.merge_layers, config.keep_rate, config.merge_counts
         )
         """Patch tokens left after each block."""
         for layer in config.merge_layers:
@@ -84,46 +86,61 @@ class FreqMergeViT(nn.Module):
             size=torch.ones(x.shape[0], patches, device=x.device),
             source_map=torch.arange(patches, device=x.device).expand(x.shape[0], -1),
         )
-        first_score: Tensor | None = None
+        first: First | None = None
         steps: list[Trace] = []
         for layer, block in enumerate(vit.blocks):
-            bias = self._size_bias(stream) if self._merged_before(layer) else None
+            bias = self._size_bias(stream) if self.strategy.weighs_size and self._merged_before(layer) else None
             if layer not in self.config.merge_layers:
-                x = block(stream.tokens) if bias is None else block(stream.tokens, attn_mask=bias)
+                masked = {} if bias is None else {"attn_mask": bias}
+                x = self._run(block, stream.tokens, **masked)
                 stream = stream._replace(tokens=x)
                 continue
-            view, stream = self._attend(block, stream, bias, first_score)
-            first_score = view.first_score
+            view, stream = self._attend(layer, stream, bias, first)
+            first = view.first
             stream = self._reduce(view, stream, self.schedule[layer])
             if trace:
                 steps.append(Trace(layer, view.patch_score(), stream.source_map))
-            stream = stream._replace(tokens=mlp_half(block, stream.tokens))
-        assert first_score is not None  # merge_layers is never empty
+            stream = stream._replace(tokens=self._run(mlp_half, block, stream.tokens))
+        assert first is not None  # merge_layers is never empty
         logits = self._head(vit.norm(stream.tokens), stream.size)
-        return FreqMergeOutput(logits, first_score, stream.source_map, tuple(steps))
+        return FreqMergeOutput(logits, first.score, stream.source_map, tuple(steps))
 
-    def _attend(
-        self, block: nn.Module, stream: Stream, bias: Tensor | None, first_score: Tensor | None
-    ) -> tuple[View, Stream]:
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Training computes each block's activations again in the backward pass instead of keeping them, or no more."""
+        self.vit.set_grad_checkpointing(enable)
+
+    def _run(self, part: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        """A block or half of one, its activations forgotten where gradients are checkpointed."""
+        if self.vit.grad_checkpointing and self.training:
+            return checkpoint(part, *arguments, use_reentrant=False, **named)
+        return part(*arguments, **named)
+
+    def _attend(self, layer: int, stream: Stream, bias: Tensor | None, first: First | None) -> tuple[View, Stream]:
         """The attention half of a merging block, and what its strategy then sees."""
         prefix = self.vit.num_prefix_tokens
-        x, keys, received = attention_half(
-            block,
+        x, keys, received, importance = self._run(
+            attention_half,
+            self.vit.blocks[layer],
             stream.tokens,
             bias,
             from_class_token=bool(self.vit.has_class_token),
             with_attention=self.strategy.needs_attention,
         )
-        if first_score is None:
-            first_score = score_values(x[:, prefix:].float().mean(dim=2), self.basis)
+        if first is None:
+            mean = x[:, prefix:].float().mean(dim=2)
+            first = First(mean, score_values(mean, self.basis))
         view = View(
             tokens=x[:, prefix:],
+            size=stream.size,
             features=(keys if self.config.match_on == "keys" else x)[:, prefix:],
             attention=None if received is None else received[:, prefix:],
+            importance=None if importance is None else importance[:, prefix:],
             source_map=stream.source_map,
+            grid=self.grid,
             basis=self.basis,
-            first_score=first_score,
-            rescore=self.config.rescore,
+            first=first,
+            depth=layer / len(self.vit.blocks),
+            config=self.config,
         )
         return view, stream._replace(tokens=x)
 
@@ -131,8 +148,8 @@ class FreqMergeViT(nn.Module):
         """The stream with `kept` patch tokens."""
         if kept == view.tokens.shape[1]:
             return stream
-        row = self.strategy.assign(view, self.strategy.score(view), kept, self.config.alpha)
-        tokens, size = weighted_merge(view.tokens, stream.size, assignment_matrix(row, kept))
+        row = self.strategy.assign(view, self.strategy.score(view), kept)
+        tokens, size = self.strategy.combine(view, assignment_matrix(row, kept))
         prefix = stream.tokens[:, : self.vit.num_prefix_tokens]
         return Stream(torch.cat([prefix, tokens], dim=1), size, follow(stream.source_map, row))
 
@@ -154,7 +171,7 @@ class FreqMergeViT(nn.Module):
     def _head(self, x: Tensor, size: Tensor) -> Tensor:
         """timm's classifier head, its average pooling weighted by token size."""
         vit = self.vit
-        if not self.config.merges or vit.global_pool in ("token", "max"):
+        if not (self.config.merges and self.strategy.weighs_size) or vit.global_pool in ("token", "max"):
             logits: Tensor = vit.forward_head(x)
             return logits
         included = 0 if vit.pool_include_prefix else vit.num_prefix_tokens

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import pickle
 import struct
@@ -135,6 +136,15 @@ def without_a_manifest(path):
     save_file(load_file(path), path, {METADATA_KEY: "nonsense"})
 
 
+def digest_of(told, state):
+    """SHA-256 over the facts but the digest, then over every tensor's name, type, shape and bytes, in order of name."""
+    facts = {key: value for key, value in told.items() if key != "digest"}
+    hasher = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for key, tensor in sorted(state.items()):
+        hasher.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
+    return hasher.hexdigest()
+
+
 def rewrite(path, change):
     """Edits the manifest inside the file and leaves the tensors alone."""
     data = path.read_bytes()
@@ -179,6 +189,20 @@ def test_a_missing_file_and_a_directory_are_named(tmp_path):
         load_checkpoint(tmp_path / "none.safetensors")
     with pytest.raises(CheckpointError, match="found a directory"):
         load_checkpoint(tmp_path)
+
+
+def test_a_checkpoint_older_than_a_field_of_the_config_loads_with_its_default(saved):
+    """The file of an earlier version: its digest covers the fields of its time."""
+    data = saved.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    told = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][METADATA_KEY])
+    del told["config"]["merge_counts"], told["config"]["cosine"]
+    state = load_file(saved)
+    told["digest"] = digest_of(told, state)
+    save_file(state, saved, {METADATA_KEY: json.dumps(told)})
+    manifest = load_checkpoint(saved).manifest
+    assert (manifest.config.merge_counts, manifest.config.cosine) == ((), "signed")
+    assert manifest.digest == told["digest"]
 
 
 def test_weights_of_another_architecture_are_refused(saved):

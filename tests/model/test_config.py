@@ -17,7 +17,10 @@ def test_the_defaults_are_the_seeds():
 
 def test_json_gives_the_same_config_back():
     config = ModelConfig(
-        backbone_args={"depth": 8, "init_values": 0.1, "qk_norm": True}, merge_layers=(0, 3), alpha=0.25
+        backbone_args={"depth": 8, "init_values": 0.1, "qk_norm": True},
+        merge_layers=(0, 3),
+        merge_counts=(40, 0),
+        alpha=0.25,
     )
     assert ModelConfig.from_json(config.to_json()) == config
 
@@ -32,7 +35,15 @@ def test_json_gives_the_same_config_back():
         ("hpf_radius", -1, "hpf_radius: expected greater than or equal to 0, found -1"),
         ("merge_layers", (6, 4), "merge_layers: expected ascending block indices"),
         ("merge_layers", (), "merge_layers: "),
-        ("scoring", "magic", "scoring: expected one of attention, lfgm, none, random, found 'magic'"),
+        (
+            "scoring",
+            "magic",
+            "scoring: expected one of attention, evit, inverted, lfgm, none, pitome, random, shuffled, sobel, tofu, "
+            "tomecis, found 'magic'",
+        ),
+        ("merge_counts", (13,), "merge_counts: expected none or one count for each of the 4 merge_layers, found (13,)"),
+        ("merge_counts", (9, 9, -1, 9), "merge_counts: expected counts of at least 0, found (9, 9, -1, 9)"),
+        ("cosine", "absolute", "cosine: expected 'signed' or 'clamped', found 'absolute'"),
         ("keep_rat", 0.5, "keep_rat: unknown field of ModelConfig; known are backbone, "),
     ],
 )
@@ -45,6 +56,20 @@ def test_a_bad_value_is_refused_with_its_field_range_and_value(field, value, wor
 def test_a_config_cannot_be_changed():
     with pytest.raises(ValueError, match="frozen"):
         ModelConfig().alpha = 0.1
+
+
+def test_a_config_merges_where_both_its_keep_rate_and_its_counts_say_so():
+    counts = ModelConfig(merge_layers=(0, 1), merge_counts=(0, 3))
+    assert counts.merges is True
+    assert counts.replace(keep_rate=1.0).merges is False
+    assert counts.replace(merge_counts=(0, 0)).merges is False
+
+
+def test_other_layers_need_other_counts():
+    counts = ModelConfig(merge_counts=(9, 9, 9, 9))
+    with pytest.raises(ConfigError, match="merge_counts: expected none or one count for each of the 1 merge_layers"):
+        counts.replace(merge_layers=(4,))
+    assert counts.replace(merge_layers=(4,), merge_counts=()).merge_counts == ()
 
 
 def test_replacing_a_field_validates_again():

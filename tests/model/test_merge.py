@@ -53,6 +53,15 @@ def test_the_penalty_is_one_minus_alpha_times_the_larger_score(problem, alpha):
                 torch.testing.assert_close(found[image, s, d], expected, atol=1e-5, rtol=0)
 
 
+@settings(deadline=None, max_examples=40)
+@given(problems(), st.floats(0, 1))
+def test_clamping_sets_negative_cosines_to_zero_and_leaves_the_others(problem, alpha):
+    keys, score, _ = problem
+    signed, clamped = (penalised_similarity(keys, score, alpha, clamp=clamp) for clamp in (False, True))
+    assert clamped.min() >= 0
+    torch.testing.assert_close(clamped, signed.clamp(min=0), atol=1e-6, rtol=0)
+
+
 @settings(deadline=None, max_examples=60)
 @given(problems(), st.integers(0, 2**16))
 def test_merging_is_the_size_weighted_mean_and_keeps_every_patch(problem, seed):

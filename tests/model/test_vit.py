@@ -61,6 +61,26 @@ def test_alpha_zero_is_tome_end_to_end(name):
         assert output.source_map[index].tolist() == owners
 
 
+@pytest.mark.parametrize("name", ["class token", "average pooling", "registers"])
+def test_a_constant_count_in_every_block_is_tome_as_its_paper_runs_it(name):
+    model = variant(name, alpha=0.0, merge_layers=(0, 1, 2, 3), merge_counts=(7, 7, 7, 7))
+    assert model.schedule == (29, 22, 15, 8)
+    x = images(2)
+    with torch.no_grad():
+        output = model(x)
+    for index, image in enumerate(x):
+        logits, owners = tome_logits(model.vit, image, [0, 1, 2, 3], list(model.schedule))
+        torch.testing.assert_close(output.logits[index], logits, atol=2e-5, rtol=1e-4)
+        assert output.source_map[index].tolist() == owners
+
+
+@pytest.mark.parametrize("name", ["class token", "average pooling"])
+def test_counts_of_zero_are_the_unmodified_timm_model(name):
+    model = variant(name, merge_counts=(0, 0))
+    with torch.no_grad():
+        torch.testing.assert_close(model(images(3)).logits, model.vit(images(3)), atol=1e-5, rtol=0)
+
+
 def test_the_strategy_none_is_alpha_zero():
     with torch.no_grad():
         plain, none = tiny(alpha=0.0)(images(2)), tiny(scoring="none")(images(2))

@@ -49,6 +49,57 @@ def merge_by_loop(tokens: Tensor, size: list[float], owners: list[int]) -> tuple
     return merged / torch.tensor(total, dtype=tokens.dtype)[:, None], total
 
 
+def evit(tokens: Tensor, attention: list[float], kept: int) -> tuple[Tensor, list[int]]:
+    """EViT on one image's tokens [tokens, dim]: the most attended stay in order, one sum of the rest follows."""
+    ranked = sorted(range(len(attention)), key=lambda i: attention[i], reverse=True)
+    staying = sorted(ranked[: kept - 1])
+    fused = sum((attention[i] * tokens[i] for i in ranked[kept - 1 :]), torch.zeros_like(tokens[0]))
+    owners = [staying.index(i) if i in staying else kept - 1 for i in range(len(attention))]
+    return torch.stack([*(tokens[i] for i in staying), fused]), owners
+
+
+def pitome_owners(keys: Tensor, merged: int, depth: float) -> list[int]:
+    """New token of each of one image's tokens [tokens, dim], by PiToMe's energy and ordered bipartite matching."""
+    count = len(keys)
+    margin = 0.9 - 0.9 * depth
+    cosine = [[float(torch.cosine_similarity(keys[i], keys[j], dim=0)) for j in range(count)] for i in range(count)]
+    energy = [sum(c if c >= margin else math.exp(c - margin) - 1 for c in cosine[i]) / count for i in range(count)]
+    ranked = sorted(range(count), key=lambda i: energy[i], reverse=True)[: 2 * merged]
+    sources, destinations = ranked[0::2], ranked[1::2]
+    staying = [i for i in range(count) if i not in sources]
+    partner = {i: max(destinations, key=lambda j: cosine[i][j]) for i in sources}
+    return [staying.index(partner.get(i, i)) for i in range(count)]
+
+
+def sobel_energy(image: Tensor) -> Tensor:
+    """Sum of the squared Sobel responses of an image [rows, columns], pixel by pixel, its border repeated outwards."""
+    rows, columns = image.shape
+
+    def at(y: int, x: int) -> float:
+        return float(image[min(max(y, 0), rows - 1), min(max(x, 0), columns - 1)])
+
+    result = []
+    for y in range(rows):
+        for x in range(columns):
+            smooth = ((-1, 1), (0, 2), (1, 1))
+            across = sum(weight * (at(y + d, x + 1) - at(y + d, x - 1)) for d, weight in smooth)
+            down = sum(weight * (at(y + 1, x + d) - at(y - 1, x + d)) for d, weight in smooth)
+            result.append(across**2 + down**2)
+    return torch.tensor(result)
+
+
+@torch.no_grad()
+def class_importance(attn: torch.nn.Module, x: Tensor) -> Tensor:
+    """Attention of the first token to each of x [tokens, dim], times the norm of its value, mean over heads."""
+    total = torch.zeros(len(x))
+    qkv, width = attn.qkv(x), attn.head_dim
+    for head in range(attn.num_heads):
+        query, key, value = (qkv[:, part * attn.attn_dim + head * width :][:, :width] for part in range(3))
+        logits = torch.stack([query[0] @ row / math.sqrt(width) for row in key])
+        total += logits.softmax(0) * torch.stack([row.norm() for row in value])
+    return total / attn.num_heads
+
+
 @torch.no_grad()
 def tome_logits(
     vit: VisionTransformer, image: Tensor, merge_layers: list[int], kept: list[int]
