@@ -44,6 +44,8 @@ def model_card(served: ServedModel, settings: Settings) -> dict[str, Any]:
             "reason": engine.reason,
             "max_batch_size": min(engine.max_batch_size, settings.max_batch_size),
         },
+        "top1": manifest.scores.get("top1"),
+        "top5": manifest.scores.get("top5"),
         "scores": manifest.scores,
         "versions": manifest.versions,
         "service_version": service_version(),

@@ -105,7 +105,9 @@ class ModelCard(Body):
     grid: tuple[int, int] = Field(description="rows and columns of patches")
     native_size: int = Field(description="side of the square that a picture is reduced to, in pixels")
     engine: EngineCard
-    scores: dict[str, float] = Field(description="test scores of the checkpoint, shares 0..1: top1, top5, …")
+    top1: float | None = Field(description="share of the test images whose first label is right; null if not scored")
+    top5: float | None = Field(description="share of the test images with the right label among the first five")
+    scores: dict[str, float] = Field(description="all scores of the checkpoint; plain_… are without merging")
     versions: dict[str, str] = Field(description="versions that wrote the checkpoint")
     service_version: str
     limits: LimitsCard
