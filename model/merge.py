@@ -45,7 +45,8 @@ def match(similarity: Float[Tensor, "batch sources destinations"], merged: int) 
     New order: sources that stay, in order, then all destinations. 0 <= merged <= sources.
     """
     batch, sources, destinations = similarity.shape
-    best, partner = similarity.max(dim=2)
+    # topk(1), not max: torch 2.11's inductor miscompiles the index of a maximum that it fuses with the penalty (CPU)
+    best, partner = (found[:, :, 0] for found in similarity.topk(1, dim=2))
     position = torch.arange(sources, device=similarity.device)
     leaving = (best.topk(merged, dim=1).indices[:, :, None] == position).any(dim=1)
     stays = torch.cumsum((~leaving).int(), dim=1) - 1

@@ -97,8 +97,8 @@ def _downloaded(split: str) -> pa.Table:
         import datasets
     except ImportError as error:
         raise DataError(
-            f"data_dir: none given, and downloading {HUB_NAME} needs the package `datasets`; "
-            "install freqmerge[hub] or name a folder with --data_dir"
+            f"data_dir: none given, and downloading {HUB_NAME} needs the package datasets; install it with "
+            "`pip install datasets` or name a folder with --data_dir"
         ) from error
     try:
         return datasets.load_dataset(HUB_NAME, split=split).data.table

@@ -21,6 +21,7 @@ import torch
 from model import ModelConfig, build, save_checkpoint
 from service import server
 from service.errors import StartupError
+from service.loading import load_model
 from service.settings import Settings
 from tests.service.doubles import picture
 from tests.service.wire import png_header, problem
@@ -253,20 +254,29 @@ def test_sigterm_while_the_model_loads_exits_with_zero(spawn: Callable[..., Proc
     assert "Traceback" not in text
 
 
-@pytest.mark.parametrize("kept_bytes", [0, 1000], ids=["missing", "truncated"])
 def test_a_checkpoint_that_cannot_be_loaded_ends_the_process_with_one_and_a_clear_message(
-    spawn: Callable[..., Process], checkpoint: Path, tmp_path: Path, kept_bytes: int
+    spawn: Callable[..., Process], tmp_path: Path
 ) -> None:
-    path = tmp_path / "broken.safetensors"
-    if kept_bytes:
-        path.write_bytes(checkpoint.read_bytes()[:kept_bytes])
-    code, text = spawn("--port", "0", checkpoint=path).ended()
+    code, text = spawn("--port", "0", checkpoint=tmp_path / "lost.safetensors").ended()
     assert code == 1
     message = text.splitlines()[-1]
-    assert message.startswith("freqmerge: the model cannot be loaded: ")
-    assert "broken.safetensors" in message
-    assert "expected" in message
+    assert message.startswith("freqmerge: the model cannot be loaded: expected a checkpoint file at ")
+    assert "lost.safetensors" in message
     assert "Traceback" not in text
+
+
+def test_a_truncated_checkpoint_is_a_start_up_error_with_a_clear_message(checkpoint: Path, tmp_path: Path) -> None:
+    path = tmp_path / "broken.safetensors"
+    path.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(StartupError, match=r"the model cannot be loaded: .*broken\.safetensors.*expected") as caught:
+        load_model(Settings(checkpoint=path))
+    assert caught.value.exit_code == 1
+
+
+def test_an_operators_keep_rate_replaces_the_checkpoints(checkpoint: Path) -> None:
+    plain = load_model(Settings(checkpoint=checkpoint, keep_rate=1, device="cpu"))
+    assert plain.schedule == (64, 64, 64)
+    assert (plain.config.keep_rate, plain.manifest.config.keep_rate) == (1.0, 0.7)
 
 
 def test_a_bad_setting_ends_the_process_with_two_before_anything_is_opened(

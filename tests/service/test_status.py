@@ -105,6 +105,7 @@ async def test_the_model_card_says_what_is_served(start: Start) -> None:
     found = schemas.ModelCard.model_validate(body)
     assert (found.name, found.digest, found.classes, found.parameters) == ("double", "0" * 64, 100, 123)
     assert (found.schedule, found.grid, found.native_size) == ([6, 4], (2, 3), 8)
+    assert (found.top1, found.top5) == (0.5, 0.75)
     assert found.scores == {"top1": 0.5, "top5": 0.75}
     assert found.overrides == {"keep_rate": 1.0}
     assert found.engine == schemas.EngineCard(kind="fake", device="cpu", reason="a double", max_batch_size=4)

@@ -1,0 +1,77 @@
+"""Builds the web application; importing this file does nothing."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+
+from service import openapi
+from service.card import service_version
+from service.errors import RequestError
+from service.loading import ModelLoader, load_model
+from service.middleware import Observe
+from service.problems import answer_bad_parameter, answer_http_exception, answer_refusal
+from service.routes import add_routes
+from service.routes_status import add_status_routes
+from service.runtime import Service
+from service.settings import Settings
+
+
+def create_app(settings: Settings, load: ModelLoader = load_model) -> FastAPI:
+    """The application, not started; its `state.service` is the running `Service`.
+
+    Start-up returns at once and loads the model in the background: `/live` answers meanwhile, `/ready`
+    refuses. When `state.service.failure` is set, the model could not be loaded or the engine has died, and
+    the host (`service.__main__`) should end the process.
+    """
+    service = Service(settings, load)
+    app = FastAPI(
+        lifespan=_lifespan,
+        redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=_operation_id,
+        title=openapi.TITLE,
+        version=service_version(),
+        summary=openapi.SUMMARY,
+        description=openapi.DESCRIPTION,
+    )
+    app.state.service = service
+    app.add_middleware(Observe, service=service)
+    app.add_exception_handler(RequestError, answer_refusal)
+    app.add_exception_handler(RequestValidationError, answer_bad_parameter)
+    app.add_exception_handler(HTTPException, answer_http_exception)
+    add_routes(app)
+    add_status_routes(app)
+    _document(app)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    service: Service = app.state.service
+    await service.open()
+    try:
+        yield
+    finally:
+        await service.close()
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name
+
+
+def _document(app: FastAPI) -> None:
+    """Replaces the generated OpenAPI document by ours, made once."""
+
+    def made() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = openapi.document(app)
+        return app.openapi_schema
+
+    app.openapi = made  # type: ignore[method-assign]

@@ -1,0 +1,51 @@
+"""Words for a setting that is not valid: what was found, what is expected, and what the setting is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+
+def explain(error: ValidationError, fields: Mapping[str, FieldInfo], prefix: str) -> str:
+    """One paragraph on every bad setting; `prefix` makes its name a variable of the environment."""
+    return "cannot start: " + "; ".join(_fault(item, fields, prefix) for item in error.errors())
+
+
+def expectation(field: FieldInfo) -> str:
+    """Words for what a setting takes, such as 'a whole number, 1..1024'."""
+    kinds = {field.annotation, *get_args(field.annotation)}
+    if int in kinds:
+        return f"a whole number, {_range(field)}"
+    if float in kinds:
+        return f"a number, {_range(field)}"
+    if Path in kinds:
+        return "a path"
+    return "a text as described" if str in kinds else f"one of {', '.join(get_args(field.annotation))}"
+
+
+def default(field: FieldInfo) -> str:
+    """The default of a setting as an operator would write it."""
+    return "unset" if field.default is None else str(field.default)
+
+
+def _fault(item: Any, fields: Mapping[str, FieldInfo], prefix: str) -> str:
+    if not item["loc"]:  # fields that contradict each other: the validator has said it all
+        return str(item["msg"]).removeprefix("Value error, ")
+    name = str(item["loc"][0]).lower().removeprefix(prefix.lower())
+    field = fields.get(name)
+    if field is None:
+        return f"{name} is not a setting; docs/configuration.md lists them all"
+    found = f"{prefix}{name.upper()}={item['input']}"
+    return f"{found} is not valid: expected {expectation(field)} ({field.description}; default {default(field)})"
+
+
+def _range(field: FieldInfo) -> str:
+    bounds: dict[str, Any] = {}
+    for bound in field.metadata:
+        bounds |= {name: getattr(bound, name) for name in ("ge", "gt", "le") if hasattr(bound, name)}
+    low = f"above {bounds['gt']}, at most " if "gt" in bounds else f"{bounds.get('ge', '')}.."
+    return f"{low}{bounds.get('le', '')}"

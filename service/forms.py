@@ -1,0 +1,101 @@
+"""Files out of a multipart form that is in memory as a whole. Blocking: belongs on a worker thread."""
+
+from __future__ import annotations
+
+from email.message import Message
+from typing import TYPE_CHECKING, NamedTuple
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
+
+from service.errors import BadForm
+
+FIELD = "file"
+"""Name of the form field that holds a picture."""
+
+
+class Part(NamedTuple):
+    """One part of a form."""
+
+    field: str
+    filename: str | None
+    data: bytes
+
+
+def single_file(body: bytes, boundary: bytes) -> bytes:
+    """The bytes of the one part named `file`; raises `BadForm`."""
+    parts = parse(body, boundary)
+    files = [part for part in parts if part.field == FIELD]
+    if len(files) == 1:
+        return files[0].data
+    others = ", ".join(repr(part.field[:40]) for part in parts[:8]) or "none"
+    raise BadForm(
+        f"expected exactly one form field named {FIELD!r}, found {len(files)} (fields: {others}); "
+        f"send it as in: curl -F {FIELD}=@photo.jpg"
+    )
+
+
+def parse(body: bytes, boundary: bytes) -> list[Part]:
+    """All parts of a form, in order; raises `BadForm`."""
+    collector = _Collector()
+    try:
+        parser = MultipartParser(boundary, collector.callbacks())
+        parser.write(body)
+        parser.finalize()
+    except (FormParserError, ValueError) as error:
+        raise BadForm(
+            f"expected a multipart form, found one that does not parse ({error}); let the client build it"
+        ) from error
+    if not collector.ended:
+        raise BadForm("expected a whole multipart form, found one without its final boundary; send it again")
+    return collector.parts
+
+
+class _Collector:
+    """Gathers what the parser calls back."""
+
+    def __init__(self) -> None:
+        self.parts: list[Part] = []
+        self.ended = False
+        self._headers: dict[bytes, bytes] = {}
+        self._name = self._value = b""
+        self._data: list[bytes] = []
+
+    def callbacks(self) -> MultipartCallbacks:
+        return {
+            "on_part_begin": self._begin,
+            "on_header_field": self._header_name,
+            "on_header_value": self._header_value,
+            "on_header_end": self._header_end,
+            "on_part_data": self._part_data,
+            "on_part_end": self._end,
+            "on_end": self._finish,
+        }
+
+    def _begin(self) -> None:
+        self._headers, self._data = {}, []
+
+    def _header_name(self, data: bytes, start: int, end: int) -> None:
+        self._name += data[start:end]
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _header_end(self) -> None:
+        self._headers[self._name.lower()] = self._value
+        self._name = self._value = b""
+
+    def _part_data(self, data: bytes, start: int, end: int) -> None:
+        self._data.append(data[start:end])
+
+    def _end(self) -> None:
+        disposition = Message()
+        disposition["content-disposition"] = self._headers.get(b"content-disposition", b"").decode("utf-8", "replace")
+        field = disposition.get_param("name", "", header="content-disposition")
+        self.parts.append(Part(str(field), disposition.get_filename(), b"".join(self._data)))
+
+    def _finish(self) -> None:
+        self.ended = True

@@ -1,0 +1,23 @@
+"""From logits to the most probable labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Softmax over the classes [classes]; sums to 1."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max())
+    shares: NDArray[np.float64] = shifted / shifted.sum()
+    return shares
+
+
+def most_probable(logits: NDArray[np.float32], labels: Sequence[dict[str, Any]], top_k: int) -> list[dict[str, Any]]:
+    """The `top_k` labels (or all) with their probabilities, most probable first; ties by class id."""
+    shares = probabilities(logits)
+    order = np.argsort(-shares, kind="stable")[:top_k]
+    return [{**labels[class_id], "probability": round(float(shares[class_id]), 6)} for class_id in order.tolist()]

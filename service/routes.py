@@ -1,0 +1,109 @@
+"""The routes that take pictures: POST /classify, GET and POST /heatmap."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service import openapi, pipeline, work
+from service.answers import json_answer
+from service.errors import BadParameter, UnknownImage
+from service.exchange import exchange_of
+from service.pipeline import Recognised, service_of
+from service.predictions import most_probable
+from service.schemas import Classification, HeatmapQuery, StoredHeatmapQuery
+from service.store import StoredImage, stored_image
+
+TopK = Annotated[int, Query(ge=1, le=100, description="how many predictions; fewer if the model has fewer classes")]
+
+
+def add_routes(app: FastAPI) -> None:
+    """Adds the routes to the app."""
+    app.add_api_route(
+        "/classify",
+        classify,
+        methods=["POST"],
+        tags=["pictures"],
+        responses=openapi.answers(Classification) | openapi.problems(*openapi.UPLOAD_PROBLEMS),
+        openapi_extra=openapi.PICTURE_BODY,
+    )
+    app.add_api_route(
+        "/heatmap",
+        heatmap_of_recent,
+        methods=["GET"],
+        tags=["pictures"],
+        responses=openapi.DRAWING | openapi.problems(UnknownImage, *openapi.DRAWING_PROBLEMS),
+    )
+    app.add_api_route(
+        "/heatmap",
+        heatmap,
+        methods=["POST"],
+        tags=["pictures"],
+        responses=openapi.DRAWING | openapi.problems(*openapi.UPLOAD_PROBLEMS),
+        openapi_extra=openapi.PICTURE_BODY,
+    )
+
+
+async def classify(request: Request, top_k: TopK = 5) -> Response:
+    """Labels of the picture in the body, most probable first, and where its heatmap is."""
+    recognised = await pipeline.recognise(request)
+    stages = exchange_of(request).stages
+    with stages.measure("encode"):
+        return json_answer(_classification(request, recognised, top_k))
+
+
+async def heatmap_of_recent(request: Request, query: Annotated[StoredHeatmapQuery, Query()]) -> Response:
+    """Heatmap of a picture that was classified before."""
+    service = service_of(request)
+    service.loaded()
+    stored = pipeline.kept(service, query.image_id)
+    response = await _heatmap(request, stored, query)
+    response.headers["Cache-Control"] = f"private, max-age={int(service.settings.store_ttl_s)}"
+    return response
+
+
+async def heatmap(request: Request, query: Annotated[HeatmapQuery, Query()]) -> Response:
+    """Heatmap of the picture in the body, which is not kept."""
+    _check_size(request, query)
+    recognised = await pipeline.recognise(request)
+    answer = recognised.answer
+    stored = stored_image(recognised.data, answer.frequency_score, answer.source_map)
+    return await _heatmap(request, stored, query)
+
+
+def _classification(request: Request, recognised: Recognised, top_k: int) -> dict[str, Any]:
+    service = service_of(request)
+    manifest = recognised.model.manifest
+    predictions = most_probable(recognised.answer.logits, service.labels, top_k)
+    service.metrics.predicted(predictions[0]["class_id"])
+    image_id = pipeline.keep(service, recognised)
+    return {
+        "image_id": image_id,
+        # relative, so that it also resolves behind a proxy that adds a prefix
+        "heatmap_url": f"heatmap?image_id={image_id}" if image_id else None,
+        "predictions": predictions,
+        "model": {"name": manifest.name, "digest": manifest.digest},
+        "timings_ms": exchange_of(request).stages.milliseconds(),
+    }
+
+
+async def _heatmap(request: Request, stored: StoredImage, query: HeatmapQuery) -> Response:
+    _check_size(request, query)
+    if query.format == "json":
+        return json_answer(_numbers(stored, service_of(request).loaded().grid))
+    how = work.Drawing(query.view, query.colormap, query.opacity, query.size, query.format)
+    return Response(await pipeline.draw(request, stored, how), media_type=f"image/{query.format}")
+
+
+def _numbers(stored: StoredImage, grid: tuple[int, int]) -> dict[str, Any]:
+    score = stored.frequency_score.reshape(grid).astype(float).round(6)
+    return {"grid": grid, "score": score.tolist(), "source_map": stored.source_map.reshape(grid).tolist()}
+
+
+def _check_size(request: Request, query: HeatmapQuery) -> None:
+    largest = service_of(request).settings.heatmap_max_side
+    if query.size > largest:
+        raise BadParameter(f"size: expected at most {largest} pixels, found {query.size}; ask for a smaller drawing")

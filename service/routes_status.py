@@ -1,0 +1,70 @@
+"""The routes about the service itself: probes, metrics, model card, labels, the way to the documentation."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from service import card, openapi
+from service.answers import json_answer
+from service.errors import Draining, NotReady
+from service.pipeline import service_of
+from service.schemas import Health, Labels, ModelCard
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def add_status_routes(app: FastAPI) -> None:
+    """Adds the routes to the app."""
+    unready = openapi.problems(NotReady, Draining)
+    _get(app, "/live", live, openapi.answers(Health))
+    _get(app, "/ready", ready, openapi.answers(Health) | unready)
+    _get(app, "/model", model, openapi.answers(ModelCard) | unready)
+    _get(app, "/labels", labels, openapi.answers(Labels) | unready)
+    _get(app, "/metrics", metrics, openapi.METRICS)
+    app.add_api_route("/", index, methods=["GET", "HEAD"], include_in_schema=False)
+
+
+async def live(request: Request) -> Response:
+    """Whether the event loop turns; says nothing about the model."""
+    return json_answer({"status": "alive"})
+
+
+async def ready(request: Request) -> Response:
+    """Whether pictures are answered: the engine is warm and makes progress, and nothing ends."""
+    service_of(request).check_ready()
+    return json_answer({"status": "ready"})
+
+
+async def model(request: Request) -> Response:
+    """Name, digest, config, schedule, engine and scores of the model that is served."""
+    service = service_of(request)
+    return json_answer(card.model_card(service.loaded(), service.settings))
+
+
+async def labels(request: Request) -> Response:
+    """All classes by id, with their superclasses."""
+    service = service_of(request)
+    service.loaded()
+    return json_answer({"labels": service.labels})
+
+
+async def metrics(request: Request) -> Response:
+    """Prometheus metrics, as OpenMetrics if the client accepts that."""
+    exposition = service_of(request).metrics.exposition
+    body, media_type = await asyncio.to_thread(exposition, request.headers.get("accept", ""))
+    return Response(body, media_type=media_type)
+
+
+async def index(request: Request) -> Response:
+    """The way to the documentation."""
+    return RedirectResponse("docs")
+
+
+def _get(app: FastAPI, path: str, endpoint: Endpoint, responses: openapi.Responses) -> None:
+    app.add_api_route(path, endpoint, methods=["GET"], tags=["status"], responses=responses)
+    app.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False)

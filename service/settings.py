@@ -1,0 +1,157 @@
+"""Every setting of the service, and the only file that reads the environment (`FREQMERGE_*`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.errors import SettingsError
+from service.explain import explain
+
+PREFIX = "FREQMERGE_"
+
+MIB = 1 << 20
+
+
+class Settings(BaseSettings):
+    """Frozen settings; a field is the environment variable `FREQMERGE_<FIELD>`, unset if it is empty."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid")
+
+    # the model
+    checkpoint: Path | None = Field(None, description="checkpoint to serve; unset: the one that ships with the package")
+    keep_rate: float | None = Field(
+        None,
+        ge=0.5,
+        le=1,
+        description="share of patch tokens kept by a merging block, instead of the checkpoint's; "
+        "1 serves the plain Vision Transformer",
+    )
+    alpha: float | None = Field(
+        None, ge=0, le=1, description="frequency penalty weight, instead of the checkpoint's; 0 is ToMe"
+    )
+    engine: Literal["auto", "eager", "inductor"] = Field(
+        "auto", description="how the model runs; auto takes the best that the machine has"
+    )
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="where the model runs: auto, cpu, cuda or cuda:N",
+    )
+    threads: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="CPU threads of the model; unset: what the tensor library takes, one per core",
+    )
+
+    # the socket
+    host: str = Field("127.0.0.1", min_length=1, description="address to listen on; 0.0.0.0 is every IPv4 address")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one and logs it")
+    keep_alive_s: int = Field(
+        65,
+        ge=1,
+        le=3600,
+        description="how long an idle connection stays open; longer than a proxy's 60 s on purpose",
+    )
+    shutdown_delay_s: float = Field(
+        0,
+        ge=0,
+        le=600,
+        description="how long to serve on after SIGTERM, not ready already, so that load balancers notice",
+    )
+    shutdown_timeout_s: int = Field(
+        20, ge=1, le=3600, description="how long requests under way may take to finish after that"
+    )
+
+    # batches and queue
+    max_batch_size: int = Field(32, ge=1, le=1024, description="most images of one batch")
+    max_queue_delay_s: float = Field(
+        0, ge=0, le=10, description="how long a free engine holds a batch that is not full; 0 never waits"
+    )
+    max_queue_size: int = Field(
+        256,
+        ge=1,
+        le=100_000,
+        description="most images that may be decoded or wait at a time; more are refused (429)",
+    )
+    request_timeout_s: float = Field(
+        30, gt=0, le=3600, description="longest time from the last byte of a picture to its answer (504)"
+    )
+    stall_after_s: float = Field(
+        60, gt=0, le=3600, description="age of a running batch from which on the service reports not ready"
+    )
+
+    # pictures
+    max_upload_bytes: int = Field(10 * MIB, ge=1024, le=1 << 30, description="most bytes of one picture (413)")
+    max_pixels: int = Field(25_000_000, ge=1024, le=500_000_000, description="most pixels of one picture (413)")
+    max_side: int = Field(16_384, ge=32, le=65_535, description="longest side of a picture in pixels (413)")
+    body_timeout_s: float = Field(20, gt=0, le=3600, description="longest time for a request body to arrive (408)")
+    decode_threads: int = Field(2, ge=1, le=64, description="threads that decode, draw and encode pictures")
+    heatmap_max_side: int = Field(
+        2048, ge=256, le=8192, description="largest `size` of a heatmap, longer side in pixels"
+    )
+
+    # recent images
+    store_max_images: int = Field(
+        256,
+        ge=0,
+        le=1_000_000,
+        description="most classified images kept in memory for GET /heatmap; 0 keeps none",
+    )
+    store_max_bytes: int = Field(
+        128 * MIB,
+        ge=0,
+        le=1 << 40,
+        description="most bytes of kept images; at least max_upload_bytes, or 0 to keep none",
+    )
+    store_ttl_s: float = Field(900, gt=0, le=604_800, description="how long an image is kept after its classification")
+
+    # logs
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
+    log_sample: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="share of requests that leave a line in the log; failures of the service always do",
+    )
+
+    @field_validator("engine", "device", "log_level", mode="before")
+    @classmethod
+    def _lower_case(cls, value: Any) -> Any:
+        return value.strip().lower() if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _store_holds_an_upload(self) -> Settings:
+        if self.keeps_images and self.store_max_bytes < self.max_upload_bytes:
+            raise ValueError(
+                f"{PREFIX}STORE_MAX_BYTES={self.store_max_bytes} is not valid: expected at least "
+                f"{PREFIX}MAX_UPLOAD_BYTES={self.max_upload_bytes}, so that the largest picture can be kept, "
+                "or 0 to keep none"
+            )
+        return self
+
+    @property
+    def keeps_images(self) -> bool:
+        """Whether classified images are kept at all."""
+        return self.store_max_images > 0 and self.store_max_bytes > 0
+
+    @property
+    def config_overrides(self) -> dict[str, float]:
+        """Fields of the checkpoint's config that the operator replaces."""
+        wanted = {"keep_rate": self.keep_rate, "alpha": self.alpha}
+        return {name: value for name, value in wanted.items() if value is not None}
+
+
+def read_settings(**overrides: Any) -> Settings:
+    """The settings of the environment, with `overrides` on top; raises `SettingsError`.
+
+    An override that is None counts as not given.
+    """
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        raise SettingsError(explain(error, Settings.model_fields, PREFIX)) from None

@@ -1,0 +1,80 @@
+"""The jobs of the worker threads: decoding, drawing, encoding. Blocking, and free of HTTP.
+
+The picture code imports the tensor library (training and serving share the preprocessing), so it is imported
+inside the jobs: the first import happens on the engine thread, while the socket already answers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from service import forms
+from service.body import Upload, too_large
+from service.options import ImageFormat, View
+from service.settings import Settings
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from service.colormaps import Colormap
+    from service.store import StoredImage
+
+NETWORK_SIDES = 4
+"""A photo is decoded at this many times the model's native size at least, then reduced with antialiasing."""
+
+
+class Decoded(NamedTuple):
+    """An uploaded file, taken out of its form, and uint8 [3, native, native] of it."""
+
+    data: bytes
+    pixels: NDArray[np.uint8]
+
+
+class Drawing(NamedTuple):
+    """How to draw a heatmap."""
+
+    view: View
+    colormap: Colormap
+    opacity: float
+    size: int
+    format: ImageFormat
+
+
+def decode_upload(upload: Upload, settings: Settings, native_size: int) -> Decoded:
+    """What the engine needs of an upload; raises the `UploadError`s."""
+    from service.images import SHORT_SIDE_FLOOR, decode, network_input
+
+    data = upload.data if upload.boundary is None else forms.single_file(upload.data, upload.boundary)
+    if len(data) > settings.max_upload_bytes:
+        raise too_large(settings.max_upload_bytes, f"{len(data):,}")
+    keep_side = max(2 * SHORT_SIDE_FLOOR, NETWORK_SIDES * native_size)
+    picture = decode(data, max_pixels=settings.max_pixels, max_side=settings.max_side, keep_side=keep_side)
+    return Decoded(data, network_input(picture, native_size))
+
+
+def draw(stored: StoredImage, grid: tuple[int, int], how: Drawing, settings: Settings) -> bytes:
+    """A heatmap on the picture itself, at its own resolution up to `how.size`, as a file."""
+    from service.heatmap import encode, render
+    from service.images import decode
+
+    picture = decode(
+        stored.data, max_pixels=settings.max_pixels, max_side=settings.max_side, keep_side=max(how.size, 16)
+    )
+    image = render(
+        picture.image,
+        stored.frequency_score,
+        stored.source_map,
+        grid,
+        view=how.view,
+        colormap=how.colormap,
+        opacity=how.opacity,
+        size=how.size,
+    )
+    return encode(image, how.format)
+
+
+def preload() -> None:
+    """Imports what the jobs need, so that the first request does not wait for it."""
+    import service.heatmap
+    import service.images  # noqa: F401

@@ -1,0 +1,44 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from model import load_checkpoint
+from model.checkpoint import default_checkpoint_path, read_manifest
+from model.engine import create_engine
+from model.labels import CLASS_NAMES, SUPERCLASSES
+from model.preprocess import prepare_image
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return load_checkpoint(default_checkpoint_path())
+
+
+def test_the_manifest_beside_the_weights_is_the_one_inside_them():
+    path = default_checkpoint_path()
+    told = json.loads(path.with_suffix(".json").read_text())
+    assert told == read_manifest(path).model_dump(mode="json")
+
+
+def test_the_shipped_model_merges_and_knows_its_scores_on_the_whole_test_set(shipped):
+    manifest = shipped.manifest
+    assert manifest.training["test_images"] == 10_000
+    assert 0.3 < manifest.scores["top1"] < manifest.scores["top5"] < 1
+    assert 0.3 < manifest.scores["plain_top1"] < manifest.scores["plain_top5"] < 1
+    assert shipped.model.config.merges
+    assert (manifest.class_names, manifest.superclasses) == (CLASS_NAMES, SUPERCLASSES)
+
+
+def test_the_shipped_model_answers_for_a_photo_with_a_score_that_shows_the_picture(shipped):
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    pixels[:, :32] = 255  # one edge, down the middle
+    engine = create_engine(shipped, "eager", "cpu")
+    answer = engine.run(prepare_image(Image.fromarray(pixels), engine.native_size)[None])
+    assert np.isfinite(answer.logits).all()
+    rows, columns = shipped.model.grid
+    score = answer.frequency_score.reshape(rows, columns)
+    assert score.min() == 0
+    assert score.max() == pytest.approx(1, abs=1e-3)
+    assert len(np.unique(answer.source_map)) == shipped.model.schedule[-1]
