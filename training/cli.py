@@ -37,10 +37,10 @@ def given(record: type[R], arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Runs a command; an error of ours becomes one line on standard error and exit code 2."""
+    """Runs a command; an error of ours, or of the file system, becomes one line on standard error and exit code 2."""
     try:
         main()
-    except FreqMergeError as error:
+    except (FreqMergeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
@@ -58,9 +58,11 @@ def _add(group: argparse._ArgumentGroup, name: str, field: FieldInfo) -> None:
         )
         return
     many = typing.get_origin(field.annotation) in (tuple, dict)
+    alone = field.json_schema_extra.get("alone") if isinstance(field.json_schema_extra, dict) else None
     group.add_argument(
         f"--{name}",
-        nargs="+" if many else None,
+        nargs="+" if many else "?" if alone else None,
+        const=alone,
         type=_key_value if typing.get_origin(field.annotation) is dict else _reader(field.annotation),
         action=_Pairs if typing.get_origin(field.annotation) is dict else "store",
         default=argparse.SUPPRESS,

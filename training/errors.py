@@ -3,8 +3,11 @@
 FreqMergeError (model)
 └── TrainingError
     ├── DataError       a data set that is missing, unreadable or of another layout
+    ├── WeightsError    starting weights that are missing or do not fit
     ├── ResumeError     a run that cannot be continued, or would be overwritten
-    └── DivergedError   a loss that is no longer a number
+    ├── DivergedError   a loss or an answer that is no longer a number
+    ├── SaveError       a file of a run that could not be written
+    └── BudgetError     a cost that no merging schedule reaches
 """
 
 from model.errors import FreqMergeError
@@ -23,4 +26,16 @@ class ResumeError(TrainingError):
 
 
 class DivergedError(TrainingError):
-    """A loss that is no longer a finite number."""
+    """A loss or an answer that is no longer a finite number."""
+
+
+class BudgetError(TrainingError):
+    """A number of multiply-accumulates that no merging schedule reaches."""
+
+
+class WeightsError(TrainingError):
+    """Starting weights that are missing, unreadable or of another architecture."""
+
+
+class SaveError(TrainingError):
+    """A file of a run that could not be written; what was there before is untouched."""

@@ -29,15 +29,25 @@ def write(
     name: str, command: str, results: Sequence[dict[str, Any]], device: torch.device, folder: Path = RESULTS
 ) -> Path:
     """Replaces `folder/name.jsonl` by these results, each line with command, machine, commit and time."""
-    recipe = {
-        "command": command,
-        "machine": machine(device),
-        "commit": _commit(),
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    path = folder / f"{name}.jsonl"
-    files.write_text(path, "".join(json.dumps({**result, **recipe}) + "\n" for result in results))
-    return path
+    recipe = _recipe(command, device)
+    return _write(name, [{**result, **recipe} for result in results], folder)
+
+
+def add(
+    name: str,
+    command: str,
+    result: dict[str, Any],
+    device: torch.device,
+    folder: Path = RESULTS,
+    *,
+    same: Sequence[str],
+) -> Path:
+    """Adds a result to `folder/name.jsonl` as `write` does, in place of one that agrees in the fields `same`."""
+    entry = {**result, **_recipe(command, device)}
+    told = json.loads(json.dumps(entry))  # tuples become lists, as in what was read
+    older = read(name, folder) if (folder / f"{name}.jsonl").is_file() else []
+    others = [one for one in older if any(one.get(key) != told.get(key) for key in same)]
+    return _write(name, [*others, entry], folder)
 
 
 def read(name: str, folder: Path = RESULTS) -> list[dict[str, Any]]:
@@ -46,6 +56,21 @@ def read(name: str, folder: Path = RESULTS) -> list[dict[str, Any]]:
     if not path.is_file():
         raise TrainingError(f"expected results in {path}, found no file; run the command that measures them")
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _recipe(command: str, device: torch.device) -> dict[str, Any]:
+    return {
+        "command": command,
+        "machine": machine(device),
+        "commit": _commit(),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _write(name: str, entries: Sequence[dict[str, Any]], folder: Path) -> Path:
+    path = folder / f"{name}.jsonl"
+    files.write_text(path, "".join(json.dumps(entry) + "\n" for entry in entries))
+    return path
 
 
 def _cpu_name() -> str:

@@ -1,4 +1,4 @@
-"""Accuracy of a classifier on labelled images."""
+"""Accuracy and calibration of a classifier on labelled images."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 
 from training.data import Images
+from training.errors import DivergedError
+
+BINS = 15
+"""Bins of the calibration error, as in Guo et al. (2017)."""
 
 
 class Scores(NamedTuple):
@@ -17,21 +22,52 @@ class Scores(NamedTuple):
     top1: float
     top5: float
     loss: float
+    calibration_error: float
+
+
+def score(classifier: nn.Module, images: Images, batch_size: int, device: torch.device) -> Scores:
+    """Scores of a classifier that takes uint8 images and answers with `logits`."""
+    return scores(answers(classifier, images, batch_size, device), images.labels)
 
 
 @torch.inference_mode()
-def score(classifier: nn.Module, images: Images, batch_size: int, device: torch.device) -> Scores:
-    """Top-1, top-5 and loss of a classifier that takes uint8 images and answers with `logits`."""
+def answers(
+    classifier: nn.Module, images: Images, batch_size: int, device: torch.device
+) -> Float[Tensor, "count classes"]:
+    """Logits of every image, float32 on the CPU; raises `DivergedError` if any is not a finite number."""
     was_training = classifier.training
     classifier.eval()
-    hits1 = hits5 = 0
-    loss = 0.0
-    for batch in images.batches(batch_size):
-        here = batch.to(device)
-        logits = classifier(here.pixels).logits.float()
-        best = logits.topk(min(5, logits.shape[1]), dim=1).indices == here.labels[:, None]
-        hits1 += int(best[:, 0].sum())
-        hits5 += int(best.sum())
-        loss += float(F.cross_entropy(logits, here.labels, reduction="sum"))
+    found = [classifier(batch.to(device).pixels).logits.float().cpu() for batch in images.batches(batch_size)]
     classifier.train(was_training)
-    return Scores(hits1 / len(images), hits5 / len(images), loss / len(images))
+    logits = torch.cat(found)
+    broken = int((~logits.isfinite().all(dim=1)).sum())
+    if broken:
+        raise DivergedError(
+            f"expected finite logits, found NaN or infinity for {broken} of {len(logits)} images; the weights are "
+            "broken or the precision is too low: use an earlier checkpoint or float32"
+        )
+    return logits
+
+
+def scores(logits: Float[Tensor, "count classes"], labels: Int[Tensor, " count"]) -> Scores:
+    """Top-1, top-5, loss and calibration error of logits."""
+    labels = labels.to(logits.device)
+    hits = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+    return Scores(
+        top1=hits[:, 0].double().mean().item(),
+        top5=hits.any(dim=1).double().mean().item(),
+        loss=F.cross_entropy(logits.double(), labels).item(),
+        calibration_error=calibration_error(logits, labels),
+    )
+
+
+def calibration_error(logits: Float[Tensor, "count classes"], labels: Int[Tensor, " count"], bins: int = BINS) -> float:
+    """Expected calibration error, 0..1: mean gap between confidence and accuracy over equally wide bins.
+
+    Guo et al., "On Calibration of Modern Neural Networks" (ICML 2017), equation 3; a bin holds its upper edge.
+    """
+    confidence, best = logits.double().softmax(dim=1).max(dim=1)
+    gap = confidence - (best == labels).double()
+    place = (confidence * bins).ceil().long().clamp(1, bins) - 1
+    per_bin = torch.zeros(bins, dtype=torch.float64, device=logits.device).index_add(0, place, gap)
+    return float(per_bin.abs().sum() / len(labels))

@@ -14,6 +14,8 @@ from torch import Tensor
 from model import files
 from training.errors import ResumeError
 
+TENSOR = "tensor"
+
 
 def save(
     path: Path, modules: dict[str, dict[str, Tensor]], optimizer: torch.optim.Optimizer, facts: dict[str, Any]
@@ -23,7 +25,8 @@ def save(
     inner = optimizer.state_dict()
     for index, slots in inner["state"].items():
         tensors |= {f"optimizer/{index}/{slot}": torch.as_tensor(value) for slot, value in slots.items()}
-    told = json.dumps({**facts, "param_groups": inner["param_groups"]})
+    # some optimizers (lamb) count their steps in tensors inside the groups
+    told = json.dumps({**facts, "param_groups": inner["param_groups"]}, default=_told)
     with files.replacing(path) as temporary:
         save_file(
             {key: value.detach().cpu().contiguous() for key, value in tensors.items()},
@@ -38,7 +41,7 @@ def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any], dict
         raise ResumeError(f"resume: expected the state of a run at {path}, found none; start without --resume")
     try:
         with safe_open(path, framework="pt") as opened:
-            facts = json.loads((opened.metadata() or {})["run"])
+            facts = json.loads((opened.metadata() or {})["run"], object_hook=_heard)
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise ResumeError(f"resume: expected the state of a run in {path}, found a damaged file ({error})") from error
@@ -52,3 +55,13 @@ def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any], dict
         else:
             modules.setdefault(name, {})[rest] = tensor
     return modules, {"state": slots, "param_groups": facts.pop("param_groups")}, facts
+
+
+def _told(value: Any) -> dict[str, Any]:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"expected JSON values and tensors in the state of a run, found {type(value).__name__}")
+    return {TENSOR: value.tolist()}
+
+
+def _heard(found: dict[str, Any]) -> Any:
+    return torch.tensor(found[TENSOR]) if found.keys() == {TENSOR} else found

@@ -12,7 +12,9 @@ from typing import Any
 
 from model import files
 from model.checkpoint import Manifest, default_checkpoint_path, read_manifest
-from training import cli, records
+from training import cli, records, reports
+from training.reports import table
+from training.studies import STUDIES
 
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -39,18 +41,59 @@ def checkpoint(results: Path) -> str:
     return table([f"`{manifest.name}`", "top-1 (%)", "top-5 (%)"], rows) + _origin(manifest)
 
 
-TABLES: dict[str, Callable[[Path], str]] = {"timing": timing, "checkpoint": checkpoint}
+def methods(results: Path) -> str:
+    """The seed's table of methods with the measured numbers, and what has to be said beside it."""
+    found, dynamicvit = _any("ablation_scoring", results), _any("dynamicvit", results)
+    told = reports.remarks(found, _any("counts", results), _any("ablation_alpha", results), dynamicvit)
+    return reports.methods(found, dynamicvit) + _below(told, found)
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, first column to the left and the others to the right."""
-    align = [":--", *["--:"] * (len(head) - 1)]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, align, *rows))
+def alpha(results: Path) -> str:
+    """The seed's α sweep with the measured numbers."""
+    found = _any("ablation_alpha", results)
+    return reports.alpha(found) + _below(reports.findings(found), found)
+
+
+def scoring(results: Path) -> str:
+    """The seed's comparison of scores with the measured numbers, and the further baselines."""
+    found = _any("ablation_scoring", results)
+    return reports.scoring(found) + _below(reports.findings(found), found)
+
+
+def study(name: str) -> Callable[[Path], str]:
+    """The table of a study in full, for the docs."""
+
+    def full(results: Path) -> str:
+        found = records.read(f"ablation_{name}", results)
+        return reports.study_table(found) + _below(reports.findings(found), found)
+
+    return full
+
+
+TABLES: dict[str, Callable[[Path], str]] = {
+    "timing": timing,
+    "checkpoint": checkpoint,
+    "methods": methods,
+    "alpha": alpha,
+    "scoring": scoring,
+    **{f"study_{name}": study(name) for name in STUDIES},
+}
 
 
 def fill(page: str, results: Path) -> str:
     """The page with every marked table made anew."""
     return MARKED.sub(lambda found: found[1] + TABLES[found[2]](results) + found[3], page)
+
+
+def _any(name: str, results: Path) -> list[dict[str, Any]]:
+    """The records, or none: such rows say "not run"."""
+    return records.read(name, results) if (results / f"{name}.jsonl").is_file() else []
+
+
+def _below(told: Sequence[str], found: Sequence[dict[str, Any]]) -> str:
+    lines = "".join(f"- {line}\n" for line in told)
+    origin = reports.source(found)
+    return (f"\n{lines}" if lines else "") + (f"\n{origin}\n" if origin else "")
 
 
 def _timing_row(entries: list[dict[str, Any]]) -> list[str]:

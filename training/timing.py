@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import Field
@@ -54,7 +54,32 @@ def seconds(
     return found
 
 
+class Rate(NamedTuple):
+    """Throughput of one model."""
+
+    images_per_s: float
+    """Median."""
+    quartiles: tuple[float, float]
+    speed_up: float
+    """Median of the ratios to the first model, pass by pass."""
+
+
 @torch.inference_mode()
+def rates(
+    models: Mapping[str, nn.Module], images: torch.Tensor, repeats: int, warm_up: int, device: torch.device
+) -> dict[str, Rate]:
+    """Throughput of every model on one batch of normalised images, timed in turns."""
+    times = seconds({name: _call(model, images) for name, model in models.items()}, repeats, warm_up, device)
+    first = next(iter(times.values()))
+    found = {}
+    for name, own in times.items():
+        per_s = [len(images) / one for one in own]
+        low, _, high = statistics.quantiles(per_s, n=4)
+        ratios = [other / one for other, one in zip(first, own, strict=True)]
+        found[name] = Rate(statistics.median(per_s), (low, high), statistics.median(ratios))
+    return found
+
+
 def measure(config: TimingConfig, model_config: ModelConfig) -> list[dict[str, Any]]:
     """One result per model and batch size: images/s (median, quartiles) and speed-up over the plain ViT."""
     if config.threads:
@@ -65,12 +90,8 @@ def measure(config: TimingConfig, model_config: ModelConfig) -> list[dict[str, A
     results = []
     for size in config.batch_sizes:
         images = torch.randn(size, 3, model_config.image_size, model_config.image_size, device=device)
-        calls = {name: _call(model, images) for name, model in models.items()}
-        times = seconds(calls, config.repeats, config.warm_up, device)
+        found = rates(models, images, config.repeats, config.warm_up, device)
         for name, model in models.items():
-            rates = sorted(size / t for t in times[name])
-            ratios = [plain / own for plain, own in zip(times[PLAIN], times[name], strict=True)]
-            low, _, high = statistics.quantiles(rates, n=4)
             results.append(
                 {
                     "model": name,
@@ -80,9 +101,9 @@ def measure(config: TimingConfig, model_config: ModelConfig) -> list[dict[str, A
                     "batch_size": size,
                     "macs": count_macs(model, model_config.image_size),
                     "parameters": count_parameters(model),
-                    "images_per_s": statistics.median(rates),
-                    "images_per_s_quartiles": [low, high],
-                    "speed_up": statistics.median(ratios),
+                    "images_per_s": found[name].images_per_s,
+                    "images_per_s_quartiles": list(found[name].quartiles),
+                    "speed_up": found[name].speed_up,
                     "repeats": config.repeats,
                 }
             )

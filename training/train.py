@@ -1,37 +1,41 @@
-"""`python -m training.train`: train a model on CIFAR-100, resumably."""
+"""`python -m training.train`: train a model on CIFAR-100, resumably, on one device or many."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import shlex
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from safetensors import SafetensorError
 from timm.optim._optim_factory import create_optimizer_v2
-from timm.scheduler.cosine_lr import CosineLRScheduler
+from timm.scheduler.scheduler_factory import create_scheduler_v2
 from timm.utils.model_ema import ModelEmaV3
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
-from model import ModelConfig, build, files, save_checkpoint
-from model.engine import Classifier, pick_device
-from model.preprocess import InputStage, Preprocess
-from training import cli, data, plots, state
-from training.augment import random_crop, random_flip
-from training.config import TrainConfig
+from model import ModelConfig, files
+from model.engine import pick_device
+from model.labels import CLASS_NAMES
+from training import cli, data, distributed, plots, state, task
+from training.augment import Augmentation, seed_everything
+from training.config import FREE, TrainConfig
 from training.data import Images
-from training.errors import DivergedError, ResumeError
-from training.initialise import mimetic
+from training.errors import DivergedError, ResumeError, SaveError
+from training.loader import Loader
 from training.scores import score
+from training.task import Task
 
-CROP_BORDER = 4
+RANK_SEED = 1_000_000_007
 
 
 @dataclass
@@ -49,42 +53,31 @@ class Progress:
 
 
 class Run:
-    """One training run: everything it needs, built from its configs."""
+    """One training run: everything it needs, built from its config and its task."""
 
-    def __init__(self, config: TrainConfig, model_config: ModelConfig) -> None:
-        if config.threads:
-            torch.set_num_threads(config.threads)
-        torch.manual_seed(config.seed)
-        self.config = config
+    def __init__(self, config: TrainConfig, task: Task) -> None:
+        self.config, self.task, self.model = config, task, task.model
         self.device = pick_device(config.device)
-        self.preprocess = Preprocess(native_size=config.native_size, interpolation=config.interpolation)
-        self.model = build(model_config, drop_path=config.drop_path, patch_drop=config.patch_drop)
-        if config.init == "mimetic":
-            mimetic(self.model.vit)
-        stage = InputStage(self.preprocess, model_config.image_size)
-        self.classifier = Classifier(self.model, stage).to(self.device)
+        self.objective = task.objective.to(self.device)
         self.ema = ModelEmaV3(self.model, config.ema_decay, use_warmup=True) if config.ema_decay else None
         whole = data.load(config.data_dir, "train", config.native_size)
-        train, held_out = data.split_off(whole, config.val_fraction, config.seed)
-        self.train, self.held_out = train.to(self.device), held_out
-        self.steps = max(1, len(train) // config.batch_size)
+        train, self.held_out = data.split_off(whole, config.val_fraction, config.seed)
+        self.loader = Loader(train, config, task.preprocess, self.device)
+        self.augmentation = Augmentation(config, task.preprocess, len(CLASS_NAMES), self.device)
         self.optimizer = create_optimizer_v2(
-            self.model, opt=config.optimizer, lr=config.lr, weight_decay=config.weight_decay
+            self.model, opt=config.optimizer, lr=config.lr, weight_decay=config.weight_decay, param_group_fn=task.groups
         )
-        self.schedule = CosineLRScheduler(
-            self.optimizer,
-            t_initial=config.epochs * self.steps,
-            lr_min=config.min_lr,
-            warmup_t=round(config.warmup_epochs * self.steps),
-            warmup_prefix=False,
-            t_in_epochs=False,
-        )
+        self.schedule = _schedule(config, self.optimizer, self.loader.steps)
         self.amp_type = _amp_type(config, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp_type is torch.float16)
+        self.shared = distributed.share(self.objective, self.device)
         self.progress = Progress()
 
     def go(self) -> list[dict[str, Any]]:
-        """Trains to the last epoch and returns the history; raises `DivergedError` on a NaN loss."""
+        """Trains to the last epoch and returns the history.
+
+        Raises `DivergedError` on a NaN loss and `SaveError` when a file cannot be written.
+        """
         while self.progress.epoch < self.config.epochs:
             self._epoch()
             self._end_epoch()
@@ -92,120 +85,151 @@ class Run:
 
     def _epoch(self) -> None:
         here, config = self.progress, self.config
-        order = torch.randperm(
-            len(self.train), generator=torch.Generator().manual_seed(config.seed * 100_003 + here.epoch)
-        ).to(self.device)
-        self.classifier.train()
+        self.shared.train()
         saved = time.monotonic()
         with tqdm(
-            total=self.steps,
+            total=self.loader.steps,
             initial=here.step,
             desc=f"epoch {here.epoch + 1}/{config.epochs}",
-            unit_scale=config.batch_size,
+            unit_scale=self.loader.batch,
             unit=" images",
             mininterval=1.0,
+            disable=distributed.rank() > 0,
         ) as bar:
-            while here.step < self.steps:
-                at = here.step * config.batch_size
-                loss = self._step(self.train.take(order[at : at + config.batch_size]))
+            for batch in self.loader.epoch(here.epoch, here.step):
+                loss = self._step(batch)
                 here.step += 1
                 bar.update()
-                bar.set_postfix(loss=f"{loss:.3f}", lr=f"{self.optimizer.param_groups[0]['lr']:.1e}", refresh=False)
+                bar.set_postfix(loss=f"{loss:.3f}", lr=f"{self._lr():.1e}", refresh=False)
                 if time.monotonic() - saved > config.save_every_s:
                     self.save_state()
                     saved = time.monotonic()
 
     def _step(self, batch: Images) -> float:
+        """One update by a batch that all processes share; the mean loss over it."""
         here, config = self.progress, self.config
-        number = here.epoch * self.steps + here.step
+        number = here.epoch * self.loader.steps + here.step
         # one seed per step: a resumed run draws the numbers that the killed one would have drawn
-        torch.manual_seed(config.seed * 1_000_003 + number)
+        seed = config.seed * 1_000_003 + number
+        seed_everything(seed)
         self.schedule.step_update(number)
+        own = distributed.own_rows(len(batch))
+        pixels, targets = (part[own] for part in self.augmentation(batch.pixels, batch.labels))
+        if distributed.rank() > 0:  # from here on every process draws for its own images
+            torch.manual_seed(seed + distributed.rank() * RANK_SEED)
         with self._autocast():
-            logits = self._logits(self._augmented(batch.pixels))
-            loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=config.label_smoothing)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise DivergedError(
-                f"loss is {value} at epoch {here.epoch + 1}, step {here.step + 1}; the last good checkpoint and state "
-                "are untouched. Lower --lr, lengthen --warmup_epochs or use --no_amp"
-            )
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
-        if config.clip_grad:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_grad)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+            loss, logits = self.shared(pixels, targets)
+        decided = targets if targets.ndim == 1 else targets.argmax(dim=1)
+        value = self._count(loss.item(), int((logits.argmax(dim=1) == decided).sum()), len(pixels))
+        self._update(loss)
         if self.ema is not None:
             self.ema.update(self.model, step=number)
-        here.loss_sum += value * len(batch)
-        here.hits += int((logits.argmax(dim=1) == batch.labels).sum())
-        here.seen += len(batch)
         return value
 
-    def _augmented(self, pixels: Tensor) -> Tensor:
-        return random_flip(random_crop(pixels, CROP_BORDER)) if self.config.augment else pixels
+    def _count(self, loss: float, hits: int, images: int) -> float:
+        """The mean loss over all processes, added to the epoch's sums; raises `DivergedError` in all of them."""
+        here = self.progress
+        loss_sum, all_hits, seen = distributed.total([loss * images, float(hits), float(images)], self.device)
+        if not math.isfinite(loss_sum):
+            raise DivergedError(
+                f"loss is {loss_sum} at epoch {here.epoch + 1}, step {here.step + 1}; the last good checkpoint and "
+                "state are untouched. Lower --lr, lengthen --warmup_epochs or use --no_amp"
+            )
+        here.loss_sum += loss_sum
+        here.hits += round(all_hits)
+        here.seen += round(seen)
+        return loss_sum / seen
 
-    def _logits(self, pixels: Tensor) -> Tensor:
-        logits: Tensor
-        if self.model.config.merges:
-            logits = self.classifier(pixels).logits
-        else:  # no score is needed
-            logits = self.model.vit(self.classifier.input_stage(pixels))
-        return logits
+    def _update(self, loss: torch.Tensor) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        if self.config.clip_grad:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_grad)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def _lr(self) -> float:
+        """The largest learning rate of any group."""
+        return float(max(group["lr"] for group in self.optimizer.param_groups))
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, dtype=self.amp_type, enabled=self.amp_type is not None)
 
     def _end_epoch(self) -> None:
-        here = self.progress
+        here, config = self.progress, self.config
         entry: dict[str, Any] = {
             "epoch": here.epoch + 1,
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": self._lr(),
             "train_loss": here.loss_sum / here.seen,
             "train_top1": here.hits / here.seen,
         }
-        judged = here.epoch
-        if len(self.held_out):
-            judging = self.classifier if self.ema is None else Classifier(self.ema.module, self.classifier.input_stage)
-            found = score(judging, self.held_out, self.config.eval_batch_size, self.device)
-            entry |= {"val_loss": found.loss, "val_top1": found.top1, "val_top5": found.top5}
+        entry |= self._held_out_scores()
         here.history.append(entry)
-        better = entry.get("val_top1", judged)  # nothing held out: the latest is the best
+        better = entry.get("val_top1", here.epoch)  # nothing held out: the latest is the best
         if better >= here.best:
             here.best = better
             self._save_checkpoint(entry)
         here.epoch, here.step, here.loss_sum, here.hits, here.seen = here.epoch + 1, 0, 0.0, 0, 0
         self.save_state()
-        files.write_text(self.config.history_path, json.dumps(here.history, indent=1) + "\n")
-        plots.training_curves(here.history, self.config.curves_path)
+        if distributed.rank() == 0:
+            self._report(entry)
+        every = config.empty_cache_every_n_epochs
+        if every and here.epoch % every == 0 and self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _held_out_scores(self) -> dict[str, float]:
+        """Scores of the held-out images, every process judging its share of them."""
+        if not len(self.held_out):
+            return {}
+        judging = nn.Sequential(self.objective.stage, self._judged())
+        own = self.held_out.take(torch.arange(distributed.rank(), len(self.held_out), distributed.size()))
+        sums = [0.0, 0.0, 0.0]
+        if len(own):
+            found = score(judging, own, self.config.eval_batch_size, self.device)
+            sums = [len(own) * value for value in (found.loss, found.top1, found.top5)]
+        if distributed.size() == 1:  # no rounding: the scores as they were found
+            return {"val_loss": found.loss, "val_top1": found.top1, "val_top5": found.top5}
+        loss, top1, top5 = (value / len(self.held_out) for value in distributed.total(sums, self.device))
+        return {"val_loss": loss, "val_top1": top1, "val_top5": top5}
+
+    def _report(self, entry: dict[str, Any]) -> None:
+        with _saving(self.config.history_path):
+            files.write_text(self.config.history_path, json.dumps(self.progress.history, indent=1) + "\n")
+        with _saving(self.config.curves_path):
+            plots.training_curves(self.progress.history, self.config.curves_path)
         tqdm.write(" ".join(f"{key} {value:.4g}" for key, value in entry.items()), file=sys.stderr)
 
     def _save_checkpoint(self, entry: dict[str, Any]) -> None:
+        if distributed.rank() > 0:
+            return
+        training = {
+            "command": shlex.join(["python", "-m", self.task.command, *sys.argv[1:]]),
+            "data": data.HUB_NAME,
+            "images": len(self.loader),
+            "epoch": entry["epoch"],
+            "processes": distributed.size(),
+            "config": self.config.model_dump(mode="json", exclude={"data_dir", "output_dir"}),
+            **self.task.facts,
+        }
         scores = {key: value for key, value in entry.items() if key in ("val_top1", "val_top5")}
-        save_checkpoint(
-            self.config.checkpoint_path,
-            self.model if self.ema is None else self.ema.module,
-            name=self.model.config.backbone,
-            preprocess=self.preprocess,
-            scores=scores,
-            training={
-                "command": shlex.join(["python", "-m", "training.train", *sys.argv[1:]]),
-                "data": data.HUB_NAME,
-                "images": len(self.train),
-                "epoch": entry["epoch"],
-                "config": self.config.model_dump(mode="json", exclude={"data_dir", "output_dir"}),
-            },
-        )
+        with _saving(self.config.checkpoint_path):
+            self.task.save(self.config.checkpoint_path, self._judged(), scores, training)
+
+    def _judged(self) -> nn.Module:
+        """What is scored and kept: the averaged weights if there are any, else those of the last step."""
+        return self.model if self.ema is None else self.ema.module
 
     def save_state(self) -> None:
-        """Writes all that `load_state` needs to go on with the same numbers."""
+        """Writes all that `load_state` needs to go on with the same numbers; the first process does."""
+        if distributed.rank() > 0:
+            return
         modules = {"model": self.model.state_dict()}
         if self.ema is not None:
             modules["ema"] = self.ema.module.state_dict()
         facts = {"progress": vars(self.progress), "scaler": self.scaler.state_dict(), "run": self._identity()}
-        state.save(self.config.state_path, modules, self.optimizer, facts)
+        with _saving(self.config.state_path):
+            state.save(self.config.state_path, modules, self.optimizer, facts)
 
     def load_state(self) -> None:
         """Continues where `save_state` left off; raises `ResumeError` if that was another run."""
@@ -219,39 +243,63 @@ class Run:
         self.progress = Progress(**facts["progress"])
 
     def _identity(self) -> dict[str, Any]:
-        free = {
-            "data_dir",
-            "output_dir",
-            "device",
-            "threads",
-            "save_every_s",
-            "resume",
-            "overwrite",
-            "eval_batch_size",
-        }
-        told = {
-            **self.model.config.model_dump(mode="json"),
-            **self.config.model_dump(mode="json", exclude=free),
-        }
-        return {**told, "training_images": len(self.train)}
+        told = {**self.config.model_dump(mode="json", exclude=set(FREE)), **self.task.identity}
+        return {**told, "training_images": len(self.loader), "processes": distributed.size()}
 
 
-def train(config: TrainConfig, model_config: ModelConfig) -> list[dict[str, Any]]:
-    """Runs or resumes a training and returns its history, one entry per epoch.
+def run(config: TrainConfig, make_task: Callable[[], Task]) -> list[dict[str, Any]]:
+    """Runs or resumes the training of what `make_task` builds, and returns its history, one entry per epoch.
 
-    Without `config.freqmerge` nothing merges. Raises `DataError`, `ResumeError` and `DivergedError`.
+    Sets this process's threads, seeds and kernels first, because they decide the initial weights. Raises `DataError`,
+    `ResumeError`, `SaveError` and `DivergedError`.
     """
-    if not config.freqmerge:
-        model_config = model_config.replace(keep_rate=1.0)
     if not (config.resume or config.overwrite) and config.state_path.exists() and not _finished(config):
         raise ResumeError(
             f"{config.state_path} holds an unfinished run; go on with --resume, start over with --overwrite or "
             "choose another --output_dir"
         )
-    run = Run(config, model_config)
+    prepare(config)
+    if distributed.rank() == 0:
+        for leftover in config.state_path.parent.glob(".*.safetensors.*.tmp"):  # of a run that was killed while saving
+            leftover.unlink(missing_ok=True)
+    here = Run(config, make_task())
     if config.resume:
-        run.load_state()
-    return run.go()
+        here.load_state()
+    return here.go()
+
+
+def train(config: TrainConfig, model_config: ModelConfig) -> list[dict[str, Any]]:
+    """Runs or resumes a training of FreqMerge; without `config.freqmerge` nothing merges. Raises as `run` does."""
+    return run(config, partial(task.freqmerge, config, model_config))
+
+
+def prepare(config: TrainConfig) -> None:
+    """Sets threads, seed and choice of kernels of this process."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    torch.backends.cudnn.benchmark = config.cudnn_benchmark and not config.deterministic
+    torch.backends.cudnn.deterministic = config.deterministic
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # noqa: TID251 - cuBLAS takes it from nowhere else
+        torch.use_deterministic_algorithms(True)
+
+
+def _schedule(config: TrainConfig, optimizer: torch.optim.Optimizer, steps: int) -> Any:
+    # timm's "epochs" are our steps, so that a warm-up of half an epoch is whole again
+    schedule, _ = create_scheduler_v2(
+        optimizer,
+        config.schedule,
+        num_epochs=config.epochs * steps,
+        warmup_epochs=round(config.warmup_epochs * steps),
+        warmup_lr=0.0,
+        min_lr=config.min_lr,
+        decay_epochs=max(1, round(config.decay_epochs * steps)),
+        decay_rate=config.decay_rate,
+        step_on_epochs=False,
+        updates_per_epoch=1,
+    )
+    return schedule
 
 
 def _finished(config: TrainConfig) -> bool:
@@ -259,17 +307,41 @@ def _finished(config: TrainConfig) -> bool:
     return bool(facts["progress"]["epoch"] >= facts["run"]["epochs"])
 
 
+@contextmanager
+def _saving(path: Path) -> Iterator[None]:
+    """Turns a failed write into a `SaveError`; files are replaced whole or not at all."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise SaveError(
+            f"{path} could not be written ({error}); what was there before is untouched. Make room or choose another "
+            "--output_dir, and go on with --resume"
+        ) from error
+
+
 def _refuse_other_run(saved: dict[str, Any], wanted: dict[str, Any]) -> None:
+    # a state that is older than a setting was trained with that setting's default
+    saved = {**_defaults(), **saved}
     differing = [key for key in wanted if saved.get(key) != wanted[key]]
     if differing:
         told = "; ".join(f"{key}: saved {saved.get(key)!r}, given {wanted[key]!r}" for key in differing)
         raise ResumeError(f"resume: expected the settings that the run started with, found others ({told})")
 
 
+def _defaults() -> dict[str, Any]:
+    return {**ModelConfig().model_dump(mode="json"), **TrainConfig().model_dump(mode="json"), "processes": 1}
+
+
 def _amp_type(config: TrainConfig, device: torch.device) -> torch.dtype | None:
     if not config.amp or device.type != "cuda":
         return None
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if config.amp_type == "auto":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.bfloat16 if config.amp_type == "bfloat16" else torch.float16
+
+
+def _work(config: TrainConfig, model_config: ModelConfig, device: str) -> None:
+    train(config.replace(device=device), model_config)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -278,7 +350,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "python -m training.train", "Train FreqMerge on CIFAR-100.", TrainConfig, ModelConfig
     ).parse_args(arguments)
     config = TrainConfig(**cli.given(TrainConfig, parsed))
-    train(config, ModelConfig(**cli.given(ModelConfig, parsed)))
+    model_config = ModelConfig(**cli.given(ModelConfig, parsed))
+    distributed.start(partial(_work, config, model_config), config.device, config.multi_gpu)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@ import pytest
 
 from model import ModelConfig
 from tests import standin
+from training import train
 from training.config import TrainConfig
 
 
@@ -34,3 +35,27 @@ def recipe(data_dir, tmp_path):
         warmup_epochs=0.5,
         device="cpu",
     )
+
+
+@pytest.fixture(scope="session")
+def trained(data_dir, tmp_path_factory):
+    """A checkpoint that has learned something of the stand-in: 16 patches, three blocks of which one merges."""
+    config = TrainConfig(
+        data_dir=data_dir,
+        output_dir=tmp_path_factory.mktemp("trained"),
+        epochs=6,
+        batch_size=40,
+        lr=3e-3,
+        warmup_epochs=0.5,
+        device="cpu",
+        augment=False,
+        val_fraction=0.0,
+    )
+    model = ModelConfig(
+        backbone="vit_tiny_patch16_224",
+        backbone_args={"patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3},
+        image_size=32,
+        merge_layers=(1,),
+    )
+    train.train(config, model)
+    return config.checkpoint_path

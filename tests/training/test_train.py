@@ -8,12 +8,18 @@ import torch
 from PIL import Image
 
 from model import load_checkpoint
-from training import data, train
+from training import data, task, train
 from training.errors import DivergedError, ResumeError
 
 
 def weights(config):
     return load_checkpoint(config.checkpoint_path).model.state_dict()
+
+
+def started(config, model_config):
+    """The run that `train.train` would start."""
+    train.prepare(config)
+    return train.Run(config, task.freqmerge(config, model_config))
 
 
 def same(left, right):
@@ -51,7 +57,7 @@ def test_a_run_killed_in_the_middle_of_an_epoch_resumes_to_the_same_numbers(reci
     expected = weights(config)
 
     broken = config.replace(output_dir=config.output_dir / "killed", save_every_s=1e-9)
-    run = train.Run(broken, tiny_model)
+    run = started(broken, tiny_model)
     steps = iter(range(13))  # 9 steps an epoch: dies in the second
 
     def dying(batch, step=run._step):
@@ -75,7 +81,7 @@ def test_the_seed_decides_the_run(recipe, tiny_model):
 
 
 def test_an_unfinished_run_is_not_overwritten_unasked(recipe, tiny_model):
-    run = train.Run(recipe, tiny_model)
+    run = started(recipe, tiny_model)
     run._epoch()
     run._end_epoch()
     with pytest.raises(ResumeError, match=r"unfinished run; go on with --resume, start over with --overwrite"):
@@ -97,7 +103,7 @@ def test_resuming_nothing_is_refused(recipe, tiny_model):
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint(recipe, tiny_model):
     train.train(recipe.replace(epochs=1), tiny_model)
     before = recipe.checkpoint_path.read_bytes()
-    run = train.Run(recipe.replace(overwrite=True), tiny_model)
+    run = started(recipe.replace(overwrite=True), tiny_model)
     with torch.no_grad():
         run.model.vit.head.bias.fill_(float("nan"))
     with pytest.raises(DivergedError, match=r"loss is nan at epoch 1, step 1"):

@@ -1,4 +1,4 @@
-"""Pictures of a run."""
+"""The course of a training run."""
 
 from __future__ import annotations
 

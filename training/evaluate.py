@@ -1,0 +1,153 @@
+"""`python -m training.evaluate`: what a checkpoint scores, costs and sees."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field, field_validator
+
+from model import ModelConfig
+from model.labels import CLASS_NAMES
+from training import cli, plots, records
+from training.bench import ARCHITECTURE, Bench, BenchConfig
+from training.confusion import confusion, worst_pairs
+from training.scores import BINS, scores
+
+
+class EvaluateConfig(BenchConfig):
+    """What is measured and drawn."""
+
+    freqmerge: bool = Field(True, description="merge as configured; --no_freqmerge is the plain ViT")
+    benchmark: bool = Field(False, description="measure images/s beside the plain ViT")
+    batch_sizes: tuple[int, ...] = Field((1, 8, 32, 64, 256), min_length=1, description="batches that are timed")
+    visualize: bool = Field(False, description="draw the frequency score of some test images")
+    confusion: bool = Field(False, description="draw the confusion matrix")
+    pictured: tuple[str, ...] = Field(
+        ("bicycle", "dolphin", "rocket", "fox", "sunflower", "castle", "tank", "cloud"),
+        min_length=1,
+        description="classes whose first test image is drawn by --visualize",
+    )
+
+    @field_validator("pictured")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [name for name in names if name not in CLASS_NAMES]
+        if unknown:
+            raise ValueError(f"expected classes of CIFAR-100, without {', '.join(unknown)}")
+        return names
+
+    @property
+    def heatmaps_path(self) -> Path:
+        """Images, their frequency score, and both."""
+        return self.output_dir / "visualizations" / "lfgm_heatmaps.png"
+
+    @property
+    def confusion_path(self) -> Path:
+        """Confusion matrix."""
+        return self.output_dir / "visualizations" / "confusion_matrix.png"
+
+
+def evaluate(config: EvaluateConfig, changes: dict[str, Any], command: str) -> dict[str, Any]:
+    """Scores the checkpoint on the test images, draws what was asked for, and writes and returns the record.
+
+    `changes` replace fields of the checkpoint's model config. Raises `CheckpointError`, `ConfigError`, `DataError` and
+    `DivergedError`.
+    """
+    bench = Bench(config, **({**changes} if config.freqmerge else {**changes, "keep_rate": 1.0}))
+    model_config = bench.checkpoint.model.config
+    logits = bench.logits(model_config)
+    found, cost = scores(logits, bench.images.labels), bench.cost(model_config)
+    counts = confusion(bench.images.labels, logits.argmax(dim=1))
+    result = {
+        **bench.origin(),
+        "config": model_config.model_dump(mode="json"),
+        "seed": 0,
+        **found._asdict(),
+        "calibration_bins": BINS,
+        **cost._asdict(),
+        "worst_pairs": [pair._asdict() for pair in worst_pairs(counts)],
+        "throughput": _throughput(bench, model_config) if config.benchmark else [],
+    }
+    records.add(
+        "evaluate", command, result, bench.device, config.results, same=("digest", "config", "precision", "images")
+    )
+    if config.visualize:
+        _draw_heatmaps(bench, model_config, config)
+    if config.confusion:
+        plots.confusion_matrix(counts, config.confusion_path)
+    return result
+
+
+def _throughput(bench: Bench, model_config: ModelConfig) -> list[dict[str, Any]]:
+    assert isinstance(bench.config, EvaluateConfig)
+    told = []
+    for size in bench.config.batch_sizes:
+        pair = bench.rates({"plain": model_config.replace(keep_rate=1.0), "own": model_config}, size)
+        told.append(
+            {
+                "batch_size": size,
+                "repeats": bench.config.repeats,
+                **pair["own"]._asdict(),
+                "plain_images_per_s": pair["plain"].images_per_s,
+            }
+        )
+    return told
+
+
+@torch.inference_mode()
+def _draw_heatmaps(bench: Bench, model_config: ModelConfig, config: EvaluateConfig) -> None:
+    labels = bench.images.labels.tolist()
+    present = [name for name in config.pictured if CLASS_NAMES.index(name) in labels]
+    chosen = bench.images.take(torch.tensor([labels.index(CLASS_NAMES.index(name)) for name in present]))
+    model = bench.model(model_config)
+    output = model(bench.stage(chosen.pixels.to(bench.device)))
+    score = output.frequency_score.float().cpu().unflatten(1, model.grid)
+    plots.heatmaps(chosen.pixels.numpy(), score.numpy(), present, config.heatmaps_path)
+
+
+def report(result: dict[str, Any]) -> str:
+    """The record as text for people."""
+    lines = [
+        f"{result['checkpoint']}, {result['images']:,} test images, {result['precision']}",
+        f"top-1                 {result['top1']:8.2%}",
+        f"top-5                 {result['top5']:8.2%}",
+        f"NLL                   {result['loss']:8.4f} nats",
+        f"calibration error     {result['calibration_error']:8.2%} ({result['calibration_bins']} bins)",
+        f"parameters            {result['parameters'] / 1e6:8.2f} M",
+        f'GMACs                 {result["macs"] / 1e9:8.3f} (the seed\'s "GFLOPs")',
+        f"patch tokens left     {' → '.join(str(count) for count in dict.fromkeys(result['schedule']))}",
+    ]
+    lines += [
+        f"images/s, batch {row['batch_size']:>3}   {row['images_per_s']:8.1f} ({row['quartiles'][0]:.1f} to "
+        f"{row['quartiles'][1]:.1f}), {row['speed_up']:.2f} times the plain ViT"
+        for row in result["throughput"]
+    ]
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line of the evaluation."""
+    parsed = cli.parser(
+        "python -m training.evaluate",
+        "Score, time and picture a checkpoint on CIFAR-100's test images.",
+        EvaluateConfig,
+        ModelConfig,
+        without=ARCHITECTURE,
+    ).parse_args(arguments)
+    config = EvaluateConfig(**cli.given(EvaluateConfig, parsed))
+    command = shlex.join(["python", "-m", "training.evaluate", *(sys.argv[1:] if arguments is None else arguments)])
+    result = evaluate(config, cli.given(ModelConfig, parsed), command)
+    print(report(result))
+    drawn = [(config.visualize, config.heatmaps_path), (config.confusion, config.confusion_path)]
+    for path in (path for wanted, path in drawn if wanted):
+        print(f"drawn: {path}")
+    print(f"recorded: {config.results / 'evaluate.jsonl'}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,176 @@
+"""What each ablation study measures, as rows: a config, its label, and the rows it is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
+
+from pydantic import Field, field_validator
+from timm.models.vision_transformer import VisionTransformer
+
+from model import ModelConfig
+from training import baselines, budget
+from training.bench import BenchConfig
+from training.errors import BudgetError
+
+PLAIN, TOME, TOME_BEST, EVERYWHERE = "plain", "none", "tome_best", "lfgm_everywhere"
+"""Names of rows that several studies share."""
+NO_PENALTY = "alpha=0"
+
+
+class AblationConfig(BenchConfig):
+    """Which studies run, and over which values."""
+
+    study: Literal["alpha", "scoring", "budget", "radius", "all"] = Field(
+        "all", description="alpha, scoring, budget (methods at equal cost), radius or all"
+    )
+    alphas: tuple[float, ...] = Field((0.0, 0.25, 0.5, 0.7, 1.0), min_length=1, description="values of study alpha")
+    radii: tuple[int, ...] = Field((0, 1, 2, 3, 4), min_length=1, description="values of study radius")
+    budgets: tuple[float, ...] = Field(
+        (0.74, 0.65, 0.6, 0.5),
+        min_length=1,
+        description="costs of study budget as shares of the plain model's (ViT-Small: 3.4, 3.0, 2.75, 2.3 GMACs)",
+    )
+    tolerance: float = Field(0.01, gt=0, lt=1, description="how far a fitted cost may be off, as a share")
+    strategies: tuple[str, ...] = Field(
+        (), description="strategies of the studies scoring and budget; none takes all (budget: without the controls)"
+    )
+    seeds: int = Field(3, ge=1, description="draws of strategies that are random")
+    timing_batch: int = Field(32, ge=0, description="images per timed pass; 0 does not time")
+
+    @field_validator("budgets")
+    @classmethod
+    def _shares(cls, shares: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not 0 < share < 1 for share in shares):
+            raise ValueError("expected shares between 0 and 1")
+        return shares
+
+    @field_validator("strategies")
+    @classmethod
+    def _registered(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [name for name in names if name not in baselines.names()]
+        if unknown:
+            raise ValueError(f"expected some of {', '.join(baselines.names())}, without {', '.join(unknown)}")
+        return names
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a study's table."""
+
+    name: str
+    label: str
+    config: ModelConfig | None
+    """None where no schedule reaches the budget; `problem` says why."""
+    against: tuple[str, ...] = ()
+    """Rows of the same study that it is tested against."""
+    seeds: int = 1
+    budget: float | None = None
+    """Wanted share of the plain model's cost."""
+    problem: str = ""
+
+
+Study = Callable[[VisionTransformer, ModelConfig, AblationConfig], list[Row]]
+
+
+def alpha(vit: VisionTransformer, base: ModelConfig, config: AblationConfig) -> list[Row]:
+    """The frequency penalty from none (ToMe) to full."""
+    values = sorted({*config.alphas, 0.0})
+    return [_plain(base), *(_penalised(base, value) for value in values)]
+
+
+def radius(vit: VisionTransformer, base: ModelConfig, config: AblationConfig) -> list[Row]:
+    """How much low frequency the score leaves out; 0 leaves out the mean alone."""
+    rows = [
+        Row(
+            f"radius={value}",
+            f"FreqMerge, radius = {value}",
+            base.replace(scoring="lfgm", hpf_radius=value),
+            against=(NO_PENALTY,),
+        )
+        for value in config.radii
+    ]
+    return [_plain(base), _penalised(base, 0.0), *rows]
+
+
+def scoring(vit: VisionTransformer, base: ModelConfig, config: AblationConfig) -> list[Row]:
+    """Every strategy on the blocks and keep rate of the checkpoint, and ToMe at its own best for the same cost."""
+    own = base.replace(scoring="lfgm")
+    wanted = list(dict.fromkeys([TOME, "lfgm", *(config.strategies or baselines.names())]))
+    rows = [_strategy(base.replace(scoring=name), name, config.seeds) for name in wanted]
+    return [_plain(base), *rows, *_everywhere(vit, base, budget.cost(vit, own), config, None)]
+
+
+def at_budgets(vit: VisionTransformer, base: ModelConfig, config: AblationConfig) -> list[Row]:
+    """Every method at the same counted cost, beside the checkpoint's own setting."""
+    whole = budget.cost(vit, base.replace(keep_rate=1.0))
+    wanted = config.strategies or tuple(name for name in baselines.names() if name not in baselines.CONTROLS)
+    wanted = tuple(dict.fromkeys([TOME, "lfgm", *wanted]))
+    rows = [_plain(base), *(_strategy(base.replace(scoring=name), name, config.seeds) for name in (TOME, "lfgm"))]
+    rows += _everywhere(vit, base, budget.cost(vit, base.replace(scoring="lfgm")), config, None)
+    for share in config.budgets:
+        macs = round(share * whole)
+        rows += [_fitted(vit, base.replace(scoring=name), name, share, macs, config) for name in wanted]
+        rows += _everywhere(vit, base, macs, config, share)
+    return rows
+
+
+STUDIES: dict[str, Study] = {"alpha": alpha, "scoring": scoring, "budget": at_budgets, "radius": radius}
+
+
+def chosen(study: str) -> Sequence[str]:
+    """The studies that `--study` means."""
+    return list(STUDIES) if study == "all" else [study]
+
+
+def _plain(base: ModelConfig) -> Row:
+    return Row(PLAIN, "plain ViT", base.replace(keep_rate=1.0))
+
+
+def _penalised(base: ModelConfig, value: float) -> Row:
+    label = f"FreqMerge, α = {value:g}" if value else "ToMe, same blocks (α = 0)"
+    against = (NO_PENALTY,) if value else ()
+    return Row(f"alpha={value:g}", label, base.replace(scoring="lfgm", alpha=value), against)
+
+
+def _strategy(config: ModelConfig, name: str, seeds: int) -> Row:
+    against = () if name == TOME else (TOME, TOME_BEST) if name == "lfgm" else (TOME,)
+    return Row(name, baselines.label(name), config, against, seeds if name in baselines.RANDOM else 1)
+
+
+def _fitted(
+    vit: VisionTransformer, base: ModelConfig, name: str, share: float, macs: int, config: AblationConfig
+) -> Row:
+    row = _within(share, _strategy(base, name, config.seeds))
+    return _settled(row, lambda: budget.fit_keep_rate(vit, base, macs, config.tolerance))
+
+
+def _everywhere(
+    vit: VisionTransformer, base: ModelConfig, macs: int, config: AblationConfig, share: float | None
+) -> list[Row]:
+    """ToMe as its paper runs it, the same number of tokens in every block, and FreqMerge on that schedule."""
+    tome = Row(TOME_BEST, "ToMe, every block", base.replace(scoring=TOME), (TOME,))
+    own = Row(EVERYWHERE, "FreqMerge (LFGM), every block", base.replace(scoring="lfgm"), (TOME_BEST,))
+    rows = [tome, own] if share is None else [_within(share, tome), _within(share, own)]
+    return [_settled(row, partial(_fit_counts, vit, row, macs, config.tolerance)) for row in rows]
+
+
+def _fit_counts(vit: VisionTransformer, row: Row, macs: int, tolerance: float) -> budget.Fit:
+    assert row.config is not None
+    return budget.fit_counts(vit, row.config, macs, tolerance)
+
+
+def _within(share: float, row: Row) -> Row:
+    """The row, and those it is tested against, among the rows of one budget."""
+    against = tuple(f"{share:g}/{other}" for other in row.against)
+    return replace(row, name=f"{share:g}/{row.name}", against=against, budget=share)
+
+
+def _settled(row: Row, fit: Callable[[], budget.Fit]) -> Row:
+    """The row with the config that meets its budget, or with the reason why there is none."""
+    try:
+        return replace(row, config=fit().config)
+    except BudgetError as error:
+        return replace(row, config=None, problem=str(error))
