@@ -16,8 +16,11 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.touch()
+    usual = temporary.stat().st_mode
     try:
         yield temporary
+        temporary.chmod(usual)  # safetensors writes files that only their owner may read
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.replace(path)

@@ -38,6 +38,12 @@ def test_a_saved_model_comes_back_with_all_it_knows(saved):
         assert torch.equal(checkpoint.model(images(2)).logits, tiny()(images(2)).logits)
 
 
+def test_a_checkpoint_may_be_read_by_whoever_may_read_other_files(saved):
+    other = saved.with_name("other")
+    other.touch()
+    assert saved.stat().st_mode == other.stat().st_mode
+
+
 def test_a_loaded_model_is_ready_to_infer(saved):
     model = load_checkpoint(saved).model
     assert not model.training

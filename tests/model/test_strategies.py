@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.frequency import low_pass_basis, score_values
-from model.merge import assignment_matrix
+from model.merge import assignment_matrix, penalised_similarity
 from model.strategies import STRATEGIES, First, View
 from model.strategies.controls import sobel_energy
 from model.strategies.pitome import energy, margin
@@ -273,15 +273,16 @@ def test_class_importance_is_attention_times_the_norm_of_the_value_head_by_head(
     torch.testing.assert_close(seen[0].importance[0], expected[1:], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("cosine", "partner"), [("signed", 3), ("clamped", 0)])
-def test_a_protected_destination_attracts_dissimilar_sources_unless_cosines_are_clamped(cosine, partner):
-    direction = torch.ones(PATCHES, 1)
-    direction[1::2] = -1  # every source points away from every destination
+@pytest.mark.parametrize(("clamp", "elsewhere"), [(False, -1.0), (True, 0.0)])
+def test_a_protected_destination_attracts_dissimilar_sources_unless_cosines_are_clamped(clamp, elsewhere):
+    features = torch.ones(1, PATCHES, 6)
+    features[:, 1::2] = -1  # every source points away from every destination
     score = torch.zeros(1, PATCHES)
     score[0, 6] = 1.0  # the destination with index 3
-    seen = dataclasses.replace(view(batch=1, cosine=cosine, alpha=1.0), features=direction[None] * torch.ones(6))
-    row = STRATEGIES["lfgm"].assign(seen, score, 10)
-    assert row[0, 1::2].tolist() == [partner] * 10
+    similarity = penalised_similarity(features, score, 1.0, clamp=clamp)[0]
+    others = torch.arange(similarity.shape[1]) != 3
+    torch.testing.assert_close(similarity[:, 3], torch.zeros(len(similarity)))
+    torch.testing.assert_close(similarity[:, others], torch.full_like(similarity[:, others], elsewhere))
 
 
 @pytest.mark.parametrize("scoring", ["lfgm", "none", "attention"])
