@@ -160,7 +160,7 @@ def verdict(own: Entry, other: Entry, found: Mapping[str, Any]) -> str:
     said = outcome(found)
     beats = "" if said == "better" else f": it does not beat {other['label']}"
     at = "" if own["budget"] is None else f" at {own['budget']:.0%} of the plain cost"
-    return f"{own['label']} against {other['label']}{at}: {points}, McNemar p = {_p(found['p'])}; {said}{beats}."
+    return f"{own['label']} against {other['label']}{at}: {points}, McNemar's p: {_p(found['p'])}; {said}{beats}."
 
 
 def remarks(
