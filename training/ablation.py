@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import statistics
 import sys
 from collections.abc import Sequence
@@ -152,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         without=ARCHITECTURE,
     ).parse_args(arguments)
     config = AblationConfig(**cli.given(AblationConfig, parsed))
-    command = shlex.join(["python", "-m", "training.ablation", *(sys.argv[1:] if arguments is None else arguments)])
+    command = cli.command("training.ablation", arguments)
     found = ablate(config, cli.given(ModelConfig, parsed), command)
     where = ", ".join(str(config.results / f"ablation_{name}.jsonl") for name in found)
     print(f"recorded: {where}, {config.output_dir / 'logs' / 'ablation_results.json'}")

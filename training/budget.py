@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -149,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ).parse_args(arguments)
     config = CountConfig(**cli.given(CountConfig, parsed))
     told = count_settings(config, ModelConfig(**cli.given(ModelConfig, parsed)))
-    command = shlex.join(["python", "-m", "training.budget", *(sys.argv[1:] if arguments is None else arguments)])
+    command = cli.command("training.budget", arguments)
     path = records.write("counts", command, told, torch.device("cpu"), config.results)
     for entry in told:
         print(f"{entry['macs'] / 1e9:6.3f} GMACs  {entry['parameters'] / 1e6:6.2f} M  {entry['label']}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import types
 import typing
@@ -34,6 +35,11 @@ def parser(
 def given(record: type[R], arguments: argparse.Namespace) -> dict[str, Any]:
     """The fields of `record` that the command line named."""
     return {name: value for name, value in vars(arguments).items() if name in record.model_fields}
+
+
+def command(module: str, arguments: Sequence[str] | None = None) -> str:
+    """The line that repeats a run: `python -m module` with its arguments, by default those of this process."""
+    return shlex.join(["python", "-m", module, *(sys.argv[1:] if arguments is None else arguments)])
 
 
 def run(main: Callable[[], None]) -> None:

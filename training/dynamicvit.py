@@ -6,8 +6,6 @@ started again with --resume is measured again.
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -125,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sections = (TrainConfig, DynamicConfig, LossWeights, DynamicRecipe, MeasureConfig)
     about = "Train DynamicViT's predictors from a trained checkpoint, and measure the result."
     parsed = cli.parser(f"python -m {MODULE}", about, *sections, without=UNUSED).parse_args(arguments)
-    command = shlex.join(["python", "-m", MODULE, *(sys.argv[1:] if arguments is None else arguments)])
+    command = cli.command(MODULE, arguments)
     recipe = DynamicRecipe(**cli.given(DynamicRecipe, parsed))
     seen = read_manifest(recipe.start).preprocess
     config = TrainConfig(

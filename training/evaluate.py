@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -140,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         without=ARCHITECTURE,
     ).parse_args(arguments)
     config = EvaluateConfig(**cli.given(EvaluateConfig, parsed))
-    command = shlex.join(["python", "-m", "training.evaluate", *(sys.argv[1:] if arguments is None else arguments)])
+    command = cli.command("training.evaluate", arguments)
     result = evaluate(config, cli.given(ModelConfig, parsed), command)
     print(report(result))
     drawn = [(config.visualize, config.heatmaps_path), (config.confusion, config.confusion_path)]

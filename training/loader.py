@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -143,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = TrainConfig(**cli.given(TrainConfig, parsed))
     own = SpeedConfig(**cli.given(SpeedConfig, parsed))
     found = speed(config, ModelConfig(**cli.given(ModelConfig, parsed)), own.seconds)
-    command = shlex.join(["python", "-m", "training.loader", *(sys.argv[1:] if arguments is None else arguments)])
+    command = cli.command("training.loader", arguments)
     path = records.write("loader", command, [found], pick_device(config.device), own.results)
     print(f"{found['loader']:.0f} images/s; {found['loader_enlarged']:.0f} enlarged to {found['image_size']}")
     print(f"written to {path}")

@@ -8,6 +8,7 @@ another size than its student.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Literal, NamedTuple
 
 import torch
@@ -30,7 +31,7 @@ class Judged(NamedTuple):
     logits: Float[Tensor, "batch classes"]
 
 
-class Objective(nn.Module):
+class Objective(nn.Module, ABC):
     """Base of the objectives: `model` is what learns; `stage` enlarges and normalises."""
 
     def __init__(self, model: nn.Module, stage: InputStage) -> None:
@@ -38,9 +39,9 @@ class Objective(nn.Module):
         self.model = model
         self.stage = stage
 
+    @abstractmethod
     def forward(self, pixels: Float[Tensor, "batch 3 native native"], targets: Targets) -> Judged:
         """Loss and logits of augmented float pixels in 0..255."""
-        raise NotImplementedError
 
 
 class Plain(Objective):

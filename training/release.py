@@ -7,8 +7,6 @@ scores measured with and without merging.
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -85,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         without=KEPT,
     ).parse_args(arguments)
     changes = cli.given(ModelConfig, parsed)
-    command = shlex.join(["python", "-m", "training.release", *(sys.argv[1:] if arguments is None else arguments)])
+    command = cli.command("training.release", arguments)
     manifest = release(ReleaseConfig(**cli.given(ReleaseConfig, parsed)), changes, command)
     for name, value in manifest.scores.items():
         print(f"{name:>12} {value:.4f}")

@@ -6,9 +6,7 @@ is the median of the ratios.
 
 from __future__ import annotations
 
-import shlex
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -126,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ).parse_args(arguments)
     config = TimingConfig(**cli.given(TimingConfig, parsed))
     results = measure(config, ModelConfig(**cli.given(ModelConfig, parsed)))
-    command = shlex.join(["python", "-m", "training.timing", *(sys.argv[1:] if arguments is None else arguments)])
+    command = cli.command("training.timing", arguments)
     path = records.write("timing", command, results, pick_device(config.device), config.results)
     for result in results:
         print(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -204,7 +203,7 @@ class Run:
         if distributed.rank() > 0:
             return
         training = {
-            "command": shlex.join(["python", "-m", self.task.command, *sys.argv[1:]]),
+            "command": cli.command(self.task.command),
             "data": data.HUB_NAME,
             "images": len(self.loader),
             "epoch": entry["epoch"],

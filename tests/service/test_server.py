@@ -218,8 +218,8 @@ def test_an_idle_server_uses_less_than_one_percent_of_a_core(tiny: Process, clie
     if not Path("/proc/self/stat").exists():
         pytest.skip("reads /proc")
     before, began = cpu_s(), time.monotonic()
-    threading.Event().wait(2.0)
-    assert (cpu_s() - before) / (time.monotonic() - began) < 0.02  # the clock ticks in hundredths
+    threading.Event().wait(5.0)  # the clock ticks in hundredths
+    assert (cpu_s() - before) / (time.monotonic() - began) < 0.01
 
 
 def test_sigterm_answers_what_is_under_way_and_exits_with_zero(tiny: Process, client: httpx.Client) -> None:
@@ -317,12 +317,20 @@ def test_missing_uvloop_is_told_with_its_remedy(monkeypatch: pytest.MonkeyPatch)
         server.check_runtime()
 
 
-def test_an_ipv6_address_is_listened_on() -> None:
-    if not socket.has_ipv6:
-        pytest.skip("this machine has no IPv6")
+def has_ipv6_loopback() -> bool:
     try:
-        opened = server.listener(Settings(host="::1", port=0))
-    except StartupError as error:
-        pytest.skip(str(error))
-    with opened:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+def test_an_ipv6_address_is_listened_on_or_refused_by_name_where_there_is_none() -> None:
+    settings = Settings(host="::1", port=0)
+    if not has_ipv6_loopback():
+        with pytest.raises(StartupError, match="expected to listen on ::1"):
+            server.listener(settings)
+        return
+    with server.listener(settings) as opened:
         assert opened.family is socket.AF_INET6
