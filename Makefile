@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help venv serve test lint check format lock clean
+.PHONY: help venv serve test lint check bench soak format lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,6 +10,9 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --requir
 # Written last, so that an interrupted install is simply done again.
 SERVE_READY := $(VENV)/.ready
 DEV_READY := $(VENV)/.ready-dev
+# The servers of `make bench`, whose requirements are their own; what decodes pictures comes from $(VENV).
+BENCH_VENV := .venv-bench
+BENCH_READY := $(BENCH_VENV)/.ready
 
 # The first that is new enough and for which the locked torch has wheels.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))
@@ -45,20 +48,31 @@ lint: $(DEV_READY) ## check format, lint, types and the import contract
 
 check: lint test ## everything that CI checks: lint, then the tests
 
+bench: $(DEV_READY) $(BENCH_READY) ## measure the service, alone and beside other servers (BENCH_ARGS="--parts sweep")
+	$(BIN)/python -m service.bench --peers-python $(BENCH_VENV)/bin/python $(BENCH_ARGS)
+	$(BIN)/python -m service.bench.tables
+
+SOAK_S ?= 600
+soak: $(DEV_READY) ## ten minutes of mixed and hostile load on a real server (SOAK_S=60 for one minute)
+	$(BIN)/python -m tests.soak --seconds $(SOAK_S) $(SOAK_ARGS)
+	$(BIN)/python -m service.bench.tables
+
 format: $(DEV_READY) ## format the code and mend what the linter can
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --fork-strategy fewest \
-	--generate-hashes --no-annotate --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade) \
-	--extra service --extra training
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
+	--generate-hashes --no-annotate --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
+LOCK := $(COMPILE) pyproject.toml --extra service --extra training
+BENCH_LOCK := $(COMPILE) service/bench/peers/requirements.in
 
 lock: $(BIN)/uv ## write the lock files again (UPGRADE=1 takes the newest versions)
 	$(LOCK) --output-file requirements.lock
 	$(LOCK) --extra dev --constraint requirements.lock --output-file requirements-dev.lock
+	$(BENCH_LOCK) --output-file requirements-bench.lock
 
 clean: ## remove .venv and everything the tools leave behind
-	rm -rf $(VENV) build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(BENCH_VENV) build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A .venv that works is kept; one that is half made, or whose Python is gone or too old, is made again.
@@ -82,6 +96,14 @@ $(DEV_READY): requirements.lock requirements-dev.lock
 	$(MAKE_VENV)
 	$(PIP_INSTALL) -r requirements-dev.lock
 	@touch $(SERVE_READY) $@
+
+# The last line lets the peers decode with the service's own code and its packages, which come after theirs.
+$(BENCH_READY): requirements-bench.lock $(SERVE_READY)
+	$(BIN)/python -m venv --clear $(BENCH_VENV)
+	$(BENCH_VENV)/bin/python -m pip install --disable-pip-version-check --require-hashes -r requirements-bench.lock
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
+		"$$($(BENCH_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/freqmerge-service.pth"
+	@touch $@
 
 # Not from the lock, which may be what has to be mended.
 $(BIN)/uv:

@@ -16,7 +16,7 @@ from typing import NoReturn
 from service import log
 from service.errors import StartupError
 from service.explain import default
-from service.settings import PREFIX, Settings, read_settings
+from service.settings import PREFIX, Settings, read_settings, yield_idle_cores
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,6 +34,7 @@ def _serve(settings: Settings) -> int:
     from service import server
     from service.app import create_app
 
+    yield_idle_cores()
     log.configure(settings.log_level)
     server.check_runtime()
     opened = server.listener(settings)

@@ -10,17 +10,43 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
-from service import openapi
+from service import deadline, openapi
+from service.auth import RequireKey, read_keys
 from service.card import service_version
 from service.errors import RequestError
 from service.loading import ModelLoader, load_model
 from service.middleware import Observe
+from service.oip.routes import add_oip_routes
+from service.prefix import Prefixed
 from service.problems import answer_bad_parameter, answer_http_exception, answer_refusal
 from service.routes import add_routes
+from service.routes_batch import add_batch_route
 from service.routes_status import add_status_routes
 from service.runtime import Service
 from service.settings import Settings
+
+CORS: dict[str, Any] = {
+    "allow_methods": ("GET", "HEAD", "POST"),
+    "allow_headers": (
+        "Authorization",
+        "Content-Type",
+        "Inference-Header-Content-Length",
+        "X-API-Key",
+        "X-Request-ID",
+        deadline.HEADER,
+    ),
+    "expose_headers": (
+        "Inference-Header-Content-Length",
+        "Retry-After",
+        "Server-Timing",
+        "WWW-Authenticate",
+        "X-Request-ID",
+    ),
+    "max_age": 600,
+}
+"""What pages of the allowed origins may send and read; never cookies, for the service knows none."""
 
 
 def create_app(settings: Settings, load: ModelLoader = load_model) -> FastAPI:
@@ -42,14 +68,29 @@ def create_app(settings: Settings, load: ModelLoader = load_model) -> FastAPI:
         description=openapi.DESCRIPTION,
     )
     app.state.service = service
-    app.add_middleware(Observe, service=service)
+    _wrap(app, service)
     app.add_exception_handler(RequestError, answer_refusal)
     app.add_exception_handler(RequestValidationError, answer_bad_parameter)
     app.add_exception_handler(HTTPException, answer_http_exception)
     add_routes(app)
+    add_batch_route(app)
     add_status_routes(app)
+    add_oip_routes(app)
     _document(app)
     return app
+
+
+def _wrap(app: FastAPI, service: Service) -> None:
+    """Puts the middleware around the app, innermost first: what the operator did not ask for costs nothing."""
+    settings = service.settings
+    if keys := read_keys(settings):
+        app.add_middleware(RequireKey, keys=keys)
+    if origins := settings.allowed_origins:
+        # outside the keys: a browser asks for permission without one, and a page may read why it was refused
+        app.add_middleware(CORSMiddleware, allow_origins=origins, **CORS)
+    app.add_middleware(Observe, service=service)
+    if settings.root_path:
+        app.add_middleware(Prefixed, root_path=settings.root_path)
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ The contract, clause by clause (tests/service/test_batcher.py):
 5. shutdown drains: what is admitted is answered, what comes later is refused.
 
 No timer, no polling: an idle engine thread sleeps on a condition. What the queue decides is in
-`service.waiting`; this is the shell with the lock, the thread and the futures.
+`service.waiting`, what a caller holds in `service.slots`; this is the shell with the lock and the thread.
 """
 
 from __future__ import annotations
@@ -19,17 +19,15 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import DeadlineExceeded, Draining, EngineFailed, NotReady, QueueFull, RequestError
-from service.waiting import Limits, Stage, Ticket, WaitingQueue
+from service.errors import Draining, EngineFailed, NotReady, QueueFull
+from service.slots import Answer, Counts, Outcome, Reservation, Slot, deadline_exceeded
+from service.waiting import Limits, Stage, WaitingQueue
 
 if TYPE_CHECKING:
     from model.engine import Engine, EngineOutput
@@ -40,81 +38,14 @@ FAILURES_UNTIL_FAILING = 3
 """Batches in a row without a single answer after which the engine counts as failing."""
 
 
-class Outcome(Enum):
-    """How an admitted image ended."""
-
-    ANSWERED = "answered"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    EXPIRED = "expired"
-
-
-class Answer(NamedTuple):
-    """What the engine found in one image; the arrays are rows of its batch."""
-
-    logits: NDArray[np.float32]
-    frequency_score: NDArray[np.float32]
-    source_map: NDArray[np.int64]
-    queue_s: float
-    engine_s: float
-    batch_size: int
-
-
-class Job(NamedTuple):
-    """Pixels, and the future that their caller awaits."""
-
-    image: NDArray[np.uint8]
-    answer: asyncio.Future[Answer]
-
-
-@dataclass(slots=True)
-class Counts:
-    """Admitted images and their ends; `admitted` is the sum of the others plus what is under way."""
-
-    admitted: int = 0
-    answered: int = 0
-    failed: int = 0
-    cancelled: int = 0
-    expired: int = 0
-
-    @property
-    def ended(self) -> int:
-        """Images that have their end."""
-        return self.answered + self.failed + self.cancelled + self.expired
-
-    def add(self, outcome: Outcome) -> None:
-        """Counts one end."""
-        setattr(self, outcome.value, getattr(self, outcome.value) + 1)
-
-
-class Slot:
-    """The place of one admitted image."""
-
-    def __init__(self, batcher: Batcher, ticket: Ticket[Job]) -> None:
-        self._batcher = batcher
-        self._ticket = ticket
-        self.answered = False
-
-    async def run(self, image: NDArray[np.uint8]) -> Answer:
-        """The engine's answer for uint8 [3, native, native].
-
-        Raises `EngineFailed`, `NotReady` (the engine died) or `DeadlineExceeded`.
-        """
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._batcher.enqueue(self._ticket, Job(image, answer))
-        result = await answer
-        self.answered = True
-        return result
-
-
-Verdict = tuple[Ticket[Job], Answer | RequestError]
+Verdict = tuple[Slot, Answer | Exception]
 
 
 class Batcher:
     """Admission, queue and engine loop of one engine.
 
-    `admit`, `refuse_new` and `drained` belong to one event loop, `serve` to one thread; `stop` and `abandon`
-    may be called from anywhere. `on_batch` hears the size of every batch that ran, on the engine thread.
+    `check`, `reserve`, `leave`, `refuse_new` and `drained` belong to one event loop, `serve` to one thread; the
+    rest may be called from anywhere. `on_batch` hears the size of every batch that ran, on the engine thread.
     """
 
     def __init__(
@@ -125,11 +56,11 @@ class Batcher:
         on_batch: Callable[[int], None] = lambda size: None,
     ) -> None:
         self.counts = Counts()
-        self._queue: WaitingQueue[Job] = WaitingQueue(limits)
+        self._queue: WaitingQueue[Slot] = WaitingQueue(limits)
         self._changed = threading.Condition()
         self._clock = clock
         self._on_batch = on_batch
-        self._running: list[Ticket[Job]] = []
+        self._running: list[Slot] = []
         self._running_since: float | None = None
         self._busy_s = 0.0
         self._image_s = 0.0
@@ -175,75 +106,69 @@ class Batcher:
 
     # --- callers: one event loop ---
 
-    def check(self, *, draining: bool = True) -> None:
-        """Raises `NotReady`, `Draining` (if that is to count) or `QueueFull` if an image would be refused now."""
+    def check(self, images: int = 1, *, draining: bool = True) -> None:
+        """Raises `NotReady`, `Draining` (if that is to count) or `QueueFull` if so many would be refused now."""
         if self._death is not None:
             raise NotReady(self._death)
         if self._refusing and draining:
             raise Draining("expected a running service, found one that is shutting down; ask another replica")
-        if self._queue.full:
-            self._raise_full()
+        if self.queued + images > self.limits.max_queue_size:
+            self._raise_full(images)
 
-    @asynccontextmanager
-    async def admit(self, timeout_s: float, *, accepted: bool = False) -> AsyncIterator[Slot]:
-        """A place for one image, held until the block ends, which may take `timeout_s`.
+    def reserve(self, images: int, timeout_s: float, *, accepted: bool = False) -> Reservation:
+        """Places for all images of one request or for none, held until the reservation's block ends.
 
-        `accepted` is for a caller that `check` let pass before the picture had arrived: shutdown no longer
-        refuses it. Raises what `check` raises, and `DeadlineExceeded` when the time is over. The image counts
-        as what the block ends with: answered, failed (an error), cancelled (or never run), expired.
+        `accepted` is for a caller that `check` let pass before the pictures had arrived: shutdown no longer
+        refuses it. Raises what `check` raises. The images count as admitted from now on: enter the block at once.
         """
-        self.check(draining=not accepted)
-        ticket = self._reserve(timeout_s)
-        outcome = Outcome.FAILED
-        slot = Slot(self, ticket)
-        try:
-            async with asyncio.timeout(timeout_s):
-                yield slot
-            outcome = Outcome.ANSWERED if slot.answered else Outcome.CANCELLED
-        except asyncio.CancelledError:
-            outcome = Outcome.CANCELLED
-            raise
-        except (TimeoutError, DeadlineExceeded):
-            outcome = Outcome.EXPIRED
-            raise _deadline_exceeded(timeout_s) from None
-        finally:
-            self._end(ticket, outcome)
-
-    def enqueue(self, ticket: Ticket[Job], job: Job) -> None:
-        """Lets an admitted image wait for a batch; raises `NotReady` if the engine has died meanwhile."""
+        self.check(images, draining=not accepted)
+        loop, deadline = asyncio.get_running_loop(), self._clock() + timeout_s
+        slots = [Slot(self, deadline, loop.create_future(), timeout_s) for _ in range(images)]
         with self._changed:
-            if self._death is not None:
-                raise NotReady(self._death)
-            self._queue.put(ticket, job, self._clock())
-            self._changed.notify()
+            self._queue.reserve(images)
+        self.counts.admitted += images
+        self._idle.clear()
+        return Reservation(self, slots, timeout_s)
+
+    def put(self, slot: Slot, image: NDArray[np.uint8]) -> None:
+        """Lets an admitted image wait for a batch, unless its caller has left; from any thread."""
+        with self._changed:
+            if (why := self._death) is None and slot.wanted:
+                slot.image = image
+                self._queue.put(slot, self._clock())
+                self._changed.notify()
+        if why is not None:
+            self.fail(slot, NotReady(why))
+
+    def fail(self, slot: Slot, error: Exception) -> None:
+        """Ends an image with an error, and frees its place at once; from any thread."""
+        with self._changed:
+            self._queue.leave(slot)
+        self._deliver([(slot, error)])
+
+    def leave(self, slots: Sequence[Slot], outcomes: Sequence[Outcome]) -> None:
+        """Frees the places of a request and counts the ends of its images."""
+        with self._changed:
+            for slot in slots:
+                self._queue.leave(slot)
+        for outcome in outcomes:
+            self.counts.add(outcome)
+        if self.counts.ended == self.counts.admitted:
+            self._idle.set()
 
     def refuse_new(self) -> None:
-        """From now on `admit` raises `Draining`; what is admitted goes on."""
+        """From now on `reserve` raises `Draining`; what is admitted goes on."""
         self._refusing = True
 
     async def drained(self) -> None:
         """Returns when every admitted image has its end."""
         await self._idle.wait()
 
-    def _reserve(self, timeout_s: float) -> Ticket[Job]:
-        with self._changed:
-            ticket = self._queue.reserve(self._clock() + timeout_s)
-        self.counts.admitted += 1
-        self._idle.clear()
-        return ticket
-
-    def _end(self, ticket: Ticket[Job], outcome: Outcome) -> None:
-        with self._changed:
-            self._queue.leave(ticket)
-        self.counts.add(outcome)
-        if self.counts.ended == self.counts.admitted:
-            self._idle.set()
-
-    def _raise_full(self) -> None:
+    def _raise_full(self, images: int) -> None:
         limit, wait_s = self.limits.max_queue_size, self.retry_after_s()
+        room = f"fewer than {limit} waiting images" if images == 1 else f"room for {images} of {limit} images"
         raise QueueFull(
-            f"expected fewer than {limit} waiting images, found {self.queued}; try again in {wait_s:.0f} s",
-            retry_after_s=wait_s,
+            f"expected {room}, found {self.queued} waiting; try again in {wait_s:.0f} s", retry_after_s=wait_s
         )
 
     # --- the engine thread ---
@@ -267,20 +192,20 @@ class Batcher:
         with self._changed:
             self._death = why
             orphans = [*self._running, *self._queue.clear()]
-        self._deliver([(ticket, NotReady(why)) for ticket in orphans])
+        self._deliver([(slot, NotReady(why)) for slot in orphans])
 
-    def _next_batch(self) -> list[Ticket[Job]]:
+    def _next_batch(self) -> list[Slot]:
         """The next batch, as soon as there is one; empty after `stop`."""
         with self._changed:
             while True:
                 batch, expired, wait_s = self._queue.cut(self._clock(), self._stopping)
-                self._deliver([(ticket, DeadlineExceeded("")) for ticket in expired])
+                self._deliver([(slot, deadline_exceeded(slot.timeout_s)) for slot in expired])
                 if batch or self._stopping:
                     self._running = batch
                     return batch
                 self._changed.wait(wait_s)
 
-    def _run(self, engine: Engine, batch: list[Ticket[Job]]) -> None:
+    def _run(self, engine: Engine, batch: list[Slot]) -> None:
         self._running_since = started = self._clock()
         answered = self._attempt(engine, batch)
         taken_s = self._clock() - started
@@ -289,9 +214,9 @@ class Batcher:
         self._busy_s += taken_s
         self._running, self._running_since = [], None
 
-    def _attempt(self, engine: Engine, batch: list[Ticket[Job]]) -> int:
+    def _attempt(self, engine: Engine, batch: list[Slot]) -> int:
         """The number of answers given by running the batch, or the halves of one that raises."""
-        wanted = [ticket for ticket in batch if ticket.stage is Stage.RUNNING]
+        wanted = [slot for slot in batch if slot.stage is Stage.RUNNING]
         if not wanted:
             return 0
         try:
@@ -305,41 +230,42 @@ class Batcher:
         self._deliver(verdicts)
         return sum(isinstance(verdict, Answer) for _, verdict in verdicts)
 
-    def _verdicts(self, engine: Engine, batch: list[Ticket[Job]]) -> list[Verdict]:
-        jobs = [ticket.payload for ticket in batch if ticket.payload is not None]
+    def _verdicts(self, engine: Engine, batch: list[Slot]) -> list[Verdict]:
+        images = [slot.image for slot in batch if slot.image is not None]
+        began = self._clock()
+        stacked = np.stack(images)
         started = self._clock()
-        output = engine.run(np.stack([job.image for job in jobs]))
+        output = engine.run(stacked)
         engine_s = self._clock() - started
-        self._on_batch(len(jobs))
-        _check_output(output, len(jobs))
+        self._on_batch(len(images))
+        _check_output(output, len(images))
         sound = np.isfinite(output.logits).all(axis=1)
         if not sound.all():
             log.error("the engine gave logits that are not finite for %d of %d images", (~sound).sum(), len(sound))
         rows = zip(batch, sound, output.logits, output.frequency_score, output.source_map, strict=True)
         return [
-            (ticket, Answer(logits, score, source, started - ticket.waiting_since, engine_s, len(batch)))
+            (slot, Answer(logits, score, source, began - slot.waiting_since, started - began, engine_s, len(batch)))
             if finite
-            else (ticket, _engine_failed())
-            for ticket, finite, logits, score, source in rows
+            else (slot, _engine_failed())
+            for slot, finite, logits, score, source in rows
         ]
 
     def _deliver(self, verdicts: Sequence[Verdict]) -> None:
         """Wakes the callers, all in one go on their event loop."""
-        addressed = [(ticket.payload.answer, verdict) for ticket, verdict in verdicts if ticket.payload is not None]
-        if not addressed:
+        if not verdicts:
             return
         with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
-            addressed[0][0].get_loop().call_soon_threadsafe(_settle, addressed)
+            verdicts[0][0].answer.get_loop().call_soon_threadsafe(_settle, verdicts)
 
 
-def _settle(addressed: list[tuple[asyncio.Future[Answer], Answer | RequestError]]) -> None:
-    for future, verdict in addressed:
-        if future.done():  # its caller left while the batch ran
+def _settle(verdicts: Sequence[Verdict]) -> None:
+    for slot, verdict in verdicts:
+        if slot.answer.done():  # its caller left meanwhile
             continue
-        if isinstance(verdict, RequestError):
-            future.set_exception(verdict)
+        if isinstance(verdict, Answer):
+            slot.answer.set_result(verdict)
         else:
-            future.set_result(verdict)
+            slot.answer.set_exception(verdict)
 
 
 def _check_output(output: EngineOutput, count: int) -> None:
@@ -352,10 +278,4 @@ def _engine_failed() -> EngineFailed:
     return EngineFailed(
         "expected an answer of the model, found a failure on this very picture; try another one, "
         "and if that fails too, give the operator the request id"
-    )
-
-
-def _deadline_exceeded(timeout_s: float) -> DeadlineExceeded:
-    return DeadlineExceeded(
-        f"expected an answer within {timeout_s:g} s, found none; the service is busy, try again later"
     )

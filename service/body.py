@@ -26,19 +26,25 @@ class Upload(NamedTuple):
 
 
 async def read_upload(request: Request, max_bytes: int, timeout_s: float) -> Upload:
-    """The whole body; raises `UnsupportedFormat`, `TooLarge`, `SlowBody` or `ClientGone`.
+    """The whole body, of a picture or a form; raises `UnsupportedFormat` and what `read_body` raises."""
+    boundary = _boundary(request.headers.get("content-type", ""))
+    overhead = 0 if boundary is None else FORM_OVERHEAD_BYTES
+    return Upload(await read_body(request, max_bytes, timeout_s, overhead), boundary)
+
+
+async def read_body(request: Request, max_bytes: int, timeout_s: float, overhead: int = 0) -> bytes:
+    """The whole body, `overhead` bytes beside what it is to hold; raises `TooLarge`, `SlowBody` or `ClientGone`.
 
     A body that announces too much is refused before a byte of it is read: a client that asked with
     `Expect: 100-continue` then never sends it.
     """
-    boundary = _boundary(request.headers.get("content-type", ""))
-    limit = max_bytes if boundary is None else max_bytes + FORM_OVERHEAD_BYTES
+    limit = max_bytes + overhead
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > limit:
         raise too_large(max_bytes, f"{int(announced):,} announced in Content-Length")
     try:
         async with asyncio.timeout(timeout_s):
-            return Upload(await _read(request, limit, max_bytes), boundary)
+            return await _read(request, limit, max_bytes)
     except TimeoutError:
         raise SlowBody(
             f"expected the whole request body within {timeout_s:g} s, found it unfinished; "

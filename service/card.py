@@ -82,5 +82,7 @@ def _limits(settings: Settings) -> dict[str, Any]:
         "max_upload_bytes": settings.max_upload_bytes,
         "max_pixels": settings.max_pixels,
         "max_side": settings.max_side,
+        "max_batch_files": settings.max_images_per_request,
+        "max_batch_upload_bytes": settings.max_batch_upload_bytes,
         "heatmap_max_side": settings.heatmap_max_side,
     }

@@ -12,8 +12,11 @@ ServiceError
     │   ├── BadForm             422   multipart without exactly one file
     │   └── SlowBody            408
     ├── BadParameter            422
+    ├── BadInference            400   a request of the Open Inference Protocol that does not say what it wants
+    ├── Unauthorized            401   no API key, or one that is not ours
     ├── RouteNotFound           404
     ├── UnknownImage            404
+    ├── UnknownModel            404   a model or version that is not served (Open Inference Protocol)
     ├── MethodNotAllowed        405
     ├── Unavailable             503   not now; come back
     │   ├── NotReady            503   the engine is loading, failing or dead
@@ -119,6 +122,18 @@ class BadParameter(RequestError):
     status, reason, title = 422, "bad_parameter", "A parameter is not valid"
 
 
+class BadInference(RequestError):
+    """An inference request whose header or tensors are not as the model's metadata say."""
+
+    status, reason, title = 400, "bad_inference", "The inference request is not valid"
+
+
+class Unauthorized(RequestError):
+    """A request without an API key that the operator gave out."""
+
+    status, reason, title = 401, "unauthorized", "An API key is needed"
+
+
 class RouteNotFound(RequestError):
     """A path that the service does not have."""
 
@@ -129,6 +144,12 @@ class UnknownImage(RequestError):
     """An image id that is not, or no longer, in the store."""
 
     status, reason, title = 404, "unknown_image", "No such image"
+
+
+class UnknownModel(RequestError):
+    """A model name or version that is not served."""
+
+    status, reason, title = 404, "unknown_model", "No such model"
 
 
 class MethodNotAllowed(RequestError):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
 
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
 
@@ -15,16 +16,25 @@ def explain(error: ValidationError, fields: Mapping[str, FieldInfo], prefix: str
     return "cannot start: " + "; ".join(_fault(item, fields, prefix) for item in error.errors())
 
 
+def explain_unknown(names: Sequence[str], fields: Mapping[str, FieldInfo], prefix: str) -> str:
+    """One paragraph on variables that are no settings, each with the one that was probably meant."""
+    faults = []
+    for name in names:
+        close = get_close_matches(name[len(prefix) :].lower(), fields, n=1)
+        faults.append(f"{name} is not a setting" + (f": did you mean {prefix}{close[0].upper()}?" if close else ""))
+    return f"cannot start: {'; '.join(faults)}; docs/configuration.md lists them all"
+
+
 def expectation(field: FieldInfo) -> str:
     """Words for what a setting takes, such as 'a whole number, 1..1024'."""
-    kinds = {field.annotation, *get_args(field.annotation)}
+    kinds = _kinds(field)
     if int in kinds:
         return f"a whole number, {_range(field)}"
     if float in kinds:
         return f"a number, {_range(field)}"
     if Path in kinds:
         return "a path"
-    return "a text as described" if str in kinds else f"one of {', '.join(get_args(field.annotation))}"
+    return "a text as described" if kinds & {str, SecretStr} else f"one of {', '.join(get_args(field.annotation))}"
 
 
 def default(field: FieldInfo) -> str:
@@ -39,8 +49,16 @@ def _fault(item: Any, fields: Mapping[str, FieldInfo], prefix: str) -> str:
     field = fields.get(name)
     if field is None:
         return f"{name} is not a setting; docs/configuration.md lists them all"
-    found = f"{prefix}{name.upper()}={item['input']}"
+    found = f"{prefix}{name.upper()}={'(hidden)' if _secret(field) else item['input']}"
     return f"{found} is not valid: expected {expectation(field)} ({field.description}; default {default(field)})"
+
+
+def _kinds(field: FieldInfo) -> set[Any]:
+    return {field.annotation, *get_args(field.annotation)}
+
+
+def _secret(field: FieldInfo) -> bool:
+    return SecretStr in _kinds(field)
 
 
 def _range(field: FieldInfo) -> str:

@@ -16,6 +16,9 @@ from service.errors import BadForm
 FIELD = "file"
 """Name of the form field that holds a picture."""
 
+MAX_OTHER_PARTS = 32
+"""Fields that a form may hold beside its pictures."""
+
 
 class Part(NamedTuple):
     """One part of a form."""
@@ -31,16 +34,27 @@ def single_file(body: bytes, boundary: bytes) -> bytes:
     files = [part for part in parts if part.field == FIELD]
     if len(files) == 1:
         return files[0].data
-    others = ", ".join(repr(part.field[:40]) for part in parts[:8]) or "none"
     raise BadForm(
-        f"expected exactly one form field named {FIELD!r}, found {len(files)} (fields: {others}); "
+        f"expected exactly one form field named {FIELD!r}, found {len(files)} (fields: {_named(parts)}); "
         f"send it as in: curl -F {FIELD}=@photo.jpg"
     )
 
 
-def parse(body: bytes, boundary: bytes) -> list[Part]:
-    """All parts of a form, in order; raises `BadForm`."""
-    collector = _Collector()
+def several_files(body: bytes, boundary: bytes, most: int) -> list[Part]:
+    """The parts named `file`, 1..`most` of them, in order; raises `BadForm`."""
+    parts = parse(body, boundary, most + MAX_OTHER_PARTS)
+    files = [part for part in parts if part.field == FIELD]
+    if 0 < len(files) <= most:
+        return files
+    raise BadForm(
+        f"expected 1 to {most} form fields named {FIELD!r}, found {len(files)} (fields: {_named(parts)}); "
+        f"send them as in: curl -F {FIELD}=@a.jpg -F {FIELD}=@b.jpg"
+    )
+
+
+def parse(body: bytes, boundary: bytes, most: int = 1 + MAX_OTHER_PARTS) -> list[Part]:
+    """All parts of a form, in order; raises `BadForm`, also if there are more than `most`."""
+    collector = _Collector(most)
     try:
         parser = MultipartParser(boundary, collector.callbacks())
         parser.write(body)
@@ -54,11 +68,16 @@ def parse(body: bytes, boundary: bytes) -> list[Part]:
     return collector.parts
 
 
+def _named(parts: list[Part]) -> str:
+    return ", ".join(repr(part.field[:40]) for part in parts[:8]) or "none"
+
+
 class _Collector:
     """Gathers what the parser calls back."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
         self.parts: list[Part] = []
+        self._most = most
         self.ended = False
         self._headers: dict[bytes, bytes] = {}
         self._name = self._value = b""
@@ -76,6 +95,8 @@ class _Collector:
         }
 
     def _begin(self) -> None:
+        if len(self.parts) == self._most:
+            raise BadForm(f"expected a form of at most {self._most} fields, found more; send fewer in one request")
         self._headers, self._data = {}, []
 
     def _header_name(self, data: bytes, start: int, end: int) -> None:
@@ -95,7 +116,13 @@ class _Collector:
         disposition = Message()
         disposition["content-disposition"] = self._headers.get(b"content-disposition", b"").decode("utf-8", "replace")
         field = disposition.get_param("name", "", header="content-disposition")
-        self.parts.append(Part(str(field), disposition.get_filename(), b"".join(self._data)))
+        name = disposition.get_filename()
+        self.parts.append(Part(_text(str(field)), None if name is None else _text(name), b"".join(self._data)))
 
     def _finish(self) -> None:
         self.ended = True
+
+
+def _text(name: str) -> str:
+    """The name without what cannot be told in JSON: percent-encoding may spell half a character."""
+    return name.encode("utf-8", "replace").decode("utf-8")[:255]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import struct
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from model.preprocess import prepare_image
+from service.budget import ByteBudget
 from service.errors import EmptyBody, TooLarge, Undecodable, UnsupportedFormat
 
 _READERS: dict[str, type[ImageFile]] = {
@@ -51,6 +53,12 @@ _BRANDS = {b"avif": "an AVIF picture", b"avis": "an AVIF picture", b"mif1": "a H
 
 SHORT_SIDE_FLOOR = 224
 """The shorter side of a wide picture is not reduced below this: the network reads the centred square."""
+
+PIXEL_BYTES = {"JPEG": 8, "PNG": 16, "WEBP": 25, "GIF": 16}
+"""Peak memory per decoded pixel, the most of all pixel types: the file's own pixels and copies on the way to RGB."""
+
+PROGRESSIVE_BYTES = 6
+"""What a progressive JPEG takes per pixel of the file, for libjpeg holds all coefficients until the last scan."""
 
 _WHITE = (255, 255, 255, 255)
 
@@ -100,17 +108,19 @@ class Picture:
     mode: str
 
 
-def decode(data: bytes, *, max_pixels: int, max_side: int, keep_side: int) -> Picture:
+def decode(data: bytes, *, max_pixels: int, max_side: int, keep_side: int, budget: ByteBudget | None = None) -> Picture:
     """The picture in `data`, with no more detail than a use at `keep_side` pixels on the longer side needs.
 
-    Raises `EmptyBody`, `UnsupportedFormat`, `TooLarge` (from the header, before any pixel is read) or
-    `Undecodable`.
+    Waits until the budget has the bytes that decoding takes. Raises `EmptyBody`, `UnsupportedFormat`, `TooLarge`
+    (from the header, before any pixel is read) or `Undecodable`.
     """
     found = _accepted_format(data)
     try:
         with _open(data, found) as image:
             _check_size(image.width, image.height, max_pixels, max_side)
-            return _picture(image, found, keep_side)
+            size = _draft(image, found, keep_side)
+            with budget.hold(_decoding_bytes(image, found, size)) if budget else nullcontext():
+                return _picture(image, found, keep_side, size)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooLarge(_too_large(max_pixels, max_side, "a header that announces far more")) from error
     except _DAMAGED as error:
@@ -189,12 +199,25 @@ def _reason(error: Exception) -> str:
     return str(error)[:200] if isinstance(error, OSError) else "its structure is damaged"
 
 
-def _picture(image: ImageFile, found: str, keep_side: int) -> Picture:
+def _draft(image: ImageFile, found: str, keep_side: int) -> tuple[int, int]:
+    """The size in the file; a JPEG is told to decode itself smaller."""
     width, height = image.size
-    factor = reduction(width, height, keep_side)
     if found == "JPEG":
         # libjpeg halves up to three times while it decodes: a third of the time on a phone's photo
+        factor = reduction(width, height, keep_side)
         image.draft(None, (width // factor, height // factor))
+    return width, height
+
+
+def _decoding_bytes(image: ImageFile, found: str, size: tuple[int, int]) -> int:
+    """Memory that decoding takes at its peak, from the header alone."""
+    decoded = image.width * image.height * PIXEL_BYTES[found]
+    whole = size[0] * size[1] * PROGRESSIVE_BYTES if image.info.get("progressive") else 0
+    return decoded + whole
+
+
+def _picture(image: ImageFile, found: str, keep_side: int, size: tuple[int, int]) -> Picture:
+    width, height = size
     image.load()
     orientation = _orientation(image)
     rest = reduction(*image.size, keep_side)

@@ -35,6 +35,7 @@ def configure(level: str, stream: TextIO | None = None) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)  # what it says at start and end we say better
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every form that a client garbles
 
 
 class Sampler:

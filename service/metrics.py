@@ -23,12 +23,14 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from service.batcher import Outcome
 from service.errors import documented
+from service.slots import Outcome
 from service.timing import STAGES
 
 if TYPE_CHECKING:
     from service.batcher import Batcher
+    from service.budget import ByteBudget
+    from service.loading import ServedModel
 
 REQUEST_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 STAGE_BUCKETS = tuple(50e-6 * 2**step for step in range(18))
@@ -41,6 +43,8 @@ class Observed(Protocol):
     """What the metrics read at scrape time."""
 
     batcher: Batcher
+    budget: ByteBudget
+    model: ServedModel | None
 
     @property
     def ready(self) -> bool:
@@ -70,6 +74,11 @@ class Metrics:
             buckets=STAGE_BUCKETS,
             registry=registry,
         )
+        self.in_flight = 0
+        """HTTP requests that have not been answered yet."""
+        Gauge(
+            "freqmerge_http_requests_in_flight", "HTTP requests that are being answered", registry=registry
+        ).set_function(lambda: self.in_flight)
         self._batch_size = Histogram(
             "freqmerge_batch_size", "Images in a batch that ran", buckets=BATCH_BUCKETS, registry=registry
         )
@@ -169,7 +178,23 @@ class BatcherCollector(Collector):
             "Time that the engine thread spent on batches",
             value=batcher.busy_s,
         )
+        yield _gauge("freqmerge_decoding_bytes", "Memory that pictures being decoded hold", self._service.budget.held)
         yield _gauge("freqmerge_ready", "1 while the service is ready, else 0", float(self._service.ready))
+        yield self._gpu_memory()
+
+    def _gpu_memory(self) -> Metric:
+        """The device's memory, without a sample where the model does not run on CUDA."""
+        family = GaugeMetricFamily(
+            "freqmerge_gpu_memory_bytes", "Memory of the model's GPU, whoever uses it", labels=["state"]
+        )
+        model = self._service.model
+        if model is not None and model.engine.device.startswith("cuda"):
+            import torch  # loaded long since by the engine; without one the metrics do without it
+
+            free, total = torch.cuda.mem_get_info(model.engine.device)
+            family.add_metric(["used"], total - free)
+            family.add_metric(["free"], free)
+        return family
 
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:

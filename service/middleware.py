@@ -16,6 +16,7 @@ from service.errors import Draining, RequestError
 from service.exchange import SCOPE_KEY, Exchange, request_id
 from service.problems import internal_error, problem_response
 from service.runtime import Service
+from service.security import security_headers
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,8 @@ class Observe:
             return
         exchange = Exchange(request_id(Headers(scope=scope).get("x-request-id")))
         scope[SCOPE_KEY] = exchange
-        answer = _Answer(send, exchange)
+        answer = _Answer(send, exchange, self._service)
+        self._service.metrics.in_flight += 1
         try:
             await self._app(scope, receive, answer.send)
         except asyncio.CancelledError:  # the server has waited long enough for its end
@@ -58,6 +60,7 @@ class Observe:
             await response(scope, _no_more, answer.send)
 
     def _record(self, scope: Scope, exchange: Exchange, status: int) -> None:
+        self._service.metrics.in_flight -= 1
         seconds = time.perf_counter() - exchange.started
         route = getattr(scope.get("route"), "path", UNMATCHED)
         self._service.metrics.request(route, status, seconds)
@@ -69,24 +72,25 @@ class Observe:
 class _Answer:
     """The way out of one request, which adds our headers and remembers the status (0: nothing sent yet)."""
 
-    def __init__(self, send: Send, exchange: Exchange) -> None:
+    def __init__(self, send: Send, exchange: Exchange, service: Service) -> None:
         self.status = 0
         self._send = send
         self._exchange = exchange
+        self._service = service
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message["headers"] = [*message.get("headers", ()), *self._headers()]
+            headers = message.get("headers", ())
+            message["headers"] = [*headers, *security_headers(headers), *self._headers()]
         await self._send(message)
 
     def _headers(self) -> list[tuple[bytes, bytes]]:
-        headers = [
-            (b"x-request-id", self._exchange.request_id.encode("latin-1")),
-            (b"x-content-type-options", b"nosniff"),
-        ]
+        headers = [(b"x-request-id", self._exchange.request_id.encode("latin-1"))]
         if self._exchange.stages.seconds:
             headers.append((b"server-timing", self._exchange.stages.server_timing().encode("latin-1")))
+        if self._service.leaving:  # a client must not send its next request into a connection that is about to close
+            headers.append((b"connection", b"close"))
         return headers
 
 

@@ -6,6 +6,7 @@ Answers are built as bytes on the hot path, so FastAPI does not see their shape:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI
@@ -13,7 +14,10 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from service import errors
+from service import deadline, errors
+from service.auth import OPEN
+from service.oip import documents
+from service.oip import schemas as oip
 from service.schemas import DOCUMENTED, Problem
 
 Responses = dict[int | str, dict[str, Any]]
@@ -29,6 +33,12 @@ _BINARY = {"type": "string", "format": "binary"}
 _FORMATS = ("image/jpeg", "image/png", "image/webp", "image/gif", "application/octet-stream")
 _FORM = {"type": "object", "required": ["file"], "properties": {"file": _BINARY}}
 
+
+def _several(item: dict[str, str]) -> dict[str, Any]:
+    files = {"type": "array", "items": item, "minItems": 1}
+    return {"type": "object", "required": ["file"], "properties": {"file": files}}
+
+
 PICTURE_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -38,6 +48,15 @@ PICTURE_BODY: dict[str, Any] = {
             "multipart/form-data": {"schema": _FORM},
             **{name: {"schema": _BINARY} for name in _FORMATS},
         },
+    }
+}
+
+FILES_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": "Pictures as for /classify, each a form field `file` of its own. `GET /model` says how many "
+        "and how large they may be together.",
+        "content": {"multipart/form-data": {"schema": _several(_BINARY)}},
     }
 }
 
@@ -62,6 +81,19 @@ UPLOAD_PROBLEMS = (
 )
 """What a route that takes a picture may refuse with."""
 
+BATCH_PROBLEMS = (
+    errors.UnsupportedFormat,
+    errors.TooLarge,
+    errors.BadForm,
+    errors.SlowBody,
+    errors.BadParameter,
+    errors.NotReady,
+    errors.Draining,
+    errors.QueueFull,
+    errors.InternalError,
+)
+"""What refuses a batch as a whole; what is wrong with a file stands in its place in the answer."""
+
 DRAWING_PROBLEMS = (
     errors.BadParameter,
     errors.NotReady,
@@ -69,6 +101,22 @@ DRAWING_PROBLEMS = (
     errors.DeadlineExceeded,
     errors.InternalError,
 )
+
+
+KEYS: dict[str, Any] = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "if the operator asks for a key"},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "the same key, other header"},
+}
+
+TIMEOUT: dict[str, Any] = {
+    "name": deadline.HEADER,
+    "in": "header",
+    "required": False,
+    "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999_999, "title": "Timeout"},
+    "description": "milliseconds to wait for the answer, if they are fewer than the service would wait (504)",
+}
+
+_FRAMEWORKS_OWN = ("HTTPValidationError", "ValidationError")
 
 
 def answers(body: type[BaseModel]) -> Responses:
@@ -95,10 +143,35 @@ def document(app: FastAPI) -> dict[str, Any]:
         routes=app.routes,
     )
     _, shapes = models_json_schema(
-        [(shape, "serialization") for shape in DOCUMENTED], ref_template="#/components/schemas/{model}"
+        [
+            *((shape, "serialization") for shape in (*DOCUMENTED, *oip.DOCUMENTED)),
+            (oip.InferenceRequest, "validation"),
+        ],
+        ref_template="#/components/schemas/{model}",
     )
-    made.setdefault("components", {}).setdefault("schemas", {}).update(shapes["$defs"])
+    components = made.setdefault("components", {})
+    components["securitySchemes"] = KEYS
+    components["schemas"] = {
+        name: shape for name, shape in components.get("schemas", {}).items() if name not in _FRAMEWORKS_OWN
+    } | shapes["$defs"]
+    for path, operations in made["paths"].items():
+        for operation in operations.values():
+            refusals = documents.refusals if documents.TAG in operation["tags"] else problems
+            _complete(operation, None if path in OPEN else refusals)
     return made
+
+
+def _complete(operation: dict[str, Any], refusal: Callable[[type[errors.RequestError]], Responses] | None) -> None:
+    """Adds what middleware and exception handlers do: 401 as `refusal` words it, on a route that needs a key."""
+    responses = operation["responses"]
+    if "HTTPValidationError" in str(responses.get("422")):  # FastAPI's own form, which we never send
+        del responses["422"]
+    if refusal is not None:
+        responses |= {str(code): answer for code, answer in refusal(errors.Unauthorized).items()}
+        operation["security"] = [{}, *({name: []} for name in KEYS)]
+    operation["responses"] = dict(sorted(responses.items()))
+    if str(errors.QueueFull.status) in responses:  # the routes that run the model or draw
+        operation.setdefault("parameters", []).append(TIMEOUT)
 
 
 def _reference(body: type[BaseModel]) -> dict[str, str]:

@@ -1,20 +1,25 @@
-"""The way of one picture, on every route that takes one: admitted, decoded, run, kept, drawn."""
+"""The way of pictures, on every route that takes some: admitted, decoded, run, kept, drawn."""
 
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from starlette.requests import Request
 
 from service import work
-from service.batcher import Answer
 from service.body import Upload, read_upload
-from service.disconnect import CancelledWhenGone
-from service.errors import DeadlineExceeded, QueueFull, UnknownImage
+from service.deadline import Deadline
+from service.disconnect import CancelledWhenGone, WhenGone
+from service.errors import ClientGone, DeadlineExceeded, QueueFull, RequestError, UnknownImage
 from service.exchange import exchange_of
 from service.loading import ServedModel
 from service.runtime import Service
+from service.slots import Answer, Slot
 from service.store import StoredImage, stored_image
 from service.timing import Stages
 
@@ -40,16 +45,102 @@ async def recognise(request: Request) -> Recognised:
     """
     service, stages = service_of(request), exchange_of(request).stages
     settings = service.settings
-    model = service.accepting()
+    deadline = Deadline.of(request, settings)
+    service.accepting()
     with stages.measure("read"):
         upload = await read_upload(request, settings.max_upload_bytes, settings.body_timeout_s)
-    place = service.batcher.admit(settings.request_timeout_s, accepted=True)
-    async with CancelledWhenGone(request), place as slot:
-        decoded = await _decode(service, upload, model, stages)
-        answer = await slot.run(decoded.pixels)
-    stages.add("queue", answer.queue_s)
-    stages.add("engine", answer.engine_s)
-    return Recognised(decoded.data, answer, model)
+    [end] = await _recognised(request, [upload], deadline)
+    if isinstance(end, Exception):
+        raise end
+    return end
+
+
+async def recognise_many(
+    request: Request, uploads: Sequence[bytes], deadline: Deadline
+) -> list[Recognised | RequestError]:
+    """One answer or one refusal per file, in order; the files were read while `service.accepting` let them.
+
+    Raises what refuses them all: `QueueFull` if there is not room for every one, `NotReady`, `ClientGone`.
+    """
+    return await _recognised(request, [Upload(data) for data in uploads], deadline)
+
+
+async def run_pixels(
+    request: Request, pixels: Sequence[NDArray[np.uint8]], deadline: Deadline
+) -> list[Answer | RequestError]:
+    """One answer or one refusal per array uint8 [3, native, native], in order; raises as `recognise_many`."""
+    service = service_of(request)
+    places = service.batcher.reserve(len(pixels), deadline.timeout_s, accepted=True)
+    with places, WhenGone(request, places.client_left):
+        for slot, image in zip(places.slots, pixels, strict=True):
+            slot.put(image)
+        ends = _planned(await places.outcomes())
+    _note(exchange_of(request).stages, ends)
+    return ends
+
+
+async def _recognised(
+    request: Request, uploads: Sequence[Upload], deadline: Deadline
+) -> list[Recognised | RequestError]:
+    service, stages = service_of(request), exchange_of(request).stages
+    model = service.loaded()
+    places = service.batcher.reserve(len(uploads), deadline.timeout_s, accepted=True)
+    with places, WhenGone(request, places.client_left):
+        jobs = [_Decoding(slot, upload, service, model) for slot, upload in zip(places.slots, uploads, strict=True)]
+        for job in jobs:
+            service.pool.submit(job)
+        ends = _planned(await places.outcomes())
+    stages.add("decode", max(job.ended for job in jobs) - min(job.began for job in jobs))
+    _note(stages, ends)
+    return [
+        Recognised(job.data, end, model) if isinstance(end, Answer) else end
+        for job, end in zip(jobs, ends, strict=True)
+    ]
+
+
+class _Decoding:
+    """A job for a worker thread: decodes an upload and hands the pixels straight to the batcher."""
+
+    def __init__(self, slot: Slot, upload: Upload, service: Service, model: ServedModel) -> None:
+        self.data = b""
+        self.began = self.ended = time.perf_counter()
+        self._slot = slot
+        self._upload = upload
+        self._settings = service.settings
+        self._budget = service.budget
+        self._native_size = model.native_size
+
+    def __call__(self) -> None:
+        """Decodes, unless the caller has left."""
+        if not self._slot.wanted:
+            return
+        try:
+            self.data, pixels = work.decode_upload(self._upload, self._settings, self._native_size, self._budget)
+        except Exception as error:
+            self.ended = time.perf_counter()
+            self._slot.fail(error)
+        else:
+            self.ended = time.perf_counter()
+            self._slot.put(pixels)
+
+
+def _planned(ends: Iterable[Answer | Exception]) -> list[Answer | RequestError]:
+    """The same ends; raises those that are not one image's own: a client that left, a bug."""
+    planned: list[Answer | RequestError] = []
+    for end in ends:
+        if isinstance(end, ClientGone) or not isinstance(end, Answer | RequestError):
+            raise end
+        planned.append(end)
+    return planned
+
+
+def _note(stages: Stages, ends: Iterable[Answer | RequestError]) -> None:
+    """Notes the longest time that an image spent in the queue, on its way into a batch, and in the engine."""
+    answers = [end for end in ends if isinstance(end, Answer)]
+    if answers:
+        stages.add("queue", max(answer.queue_s for answer in answers))
+        stages.add("copy", max(answer.copy_s for answer in answers))
+        stages.add("engine", max(answer.engine_s for answer in answers))
 
 
 def keep(service: Service, recognised: Recognised) -> str | None:
@@ -75,17 +166,12 @@ async def draw(request: Request, stored: StoredImage, how: work.Drawing) -> byte
     if service.pool.pending >= settings.max_queue_size:
         raise QueueFull(f"expected fewer than {settings.max_queue_size} pictures in work, found that many; try later")
     grid = service.loaded().grid
+    timeout_s = Deadline.of(request, settings).timeout_s
     try:
-        async with CancelledWhenGone(request), asyncio.timeout(settings.request_timeout_s):
+        async with CancelledWhenGone(request), asyncio.timeout(timeout_s):
             with exchange_of(request).stages.measure("draw"):
-                return await service.pool.run(work.draw, stored, grid, how, settings)
+                return await service.pool.run(work.draw, stored, grid, how, settings, service.budget)
     except TimeoutError:
         raise DeadlineExceeded(
-            f"expected a drawing within {settings.request_timeout_s:g} s, found none; "
-            "the service is busy, try again later"
+            f"expected a drawing within {timeout_s:g} s, found none; the service is busy, try again later"
         ) from None
-
-
-async def _decode(service: Service, upload: Upload, model: ServedModel, stages: Stages) -> work.Decoded:
-    with stages.measure("decode"):
-        return await service.pool.run(work.decode_upload, upload, service.settings, model.native_size)

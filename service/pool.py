@@ -16,8 +16,12 @@ class WorkerPool:
 
     def __init__(self, threads: int) -> None:
         self.pending = 0
-        """Jobs that run or wait for a thread."""
+        """Jobs of `run` that run or wait for a thread."""
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="freqmerge-worker")
+
+    def submit(self, job: Callable[[], None]) -> None:
+        """Runs a job that reports its result, and every error, by itself."""
+        self._executor.submit(job)
 
     async def run(self, job: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         """What the job returns or raises. Cancelled while it waits for a thread, the job never runs."""

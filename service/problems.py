@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Route
 
 from service.errors import (
     PROBLEM_MEDIA_TYPE,
@@ -23,14 +23,21 @@ from service.errors import (
     problem,
 )
 from service.exchange import exchange_of
+from service.prefix import public_path, route_path
 from service.runtime import Service
+from service.wording import fault, told
+
+INFERENCE_PROTOCOL = "/v2/"
+"""Routes that refuse as the Open Inference Protocol has it: `{"error": …}`."""
 
 
 def problem_response(error: RequestError, request: Request) -> Response:
     """The answer of a refused request; counts the refusal."""
     service: Service = request.app.state.service
     service.metrics.rejected(error.reason)
-    body = problem(error, request.url.path[:200], exchange_of(request).request_id)
+    if (route_path(request.scope) + "/").startswith(INFERENCE_PROTOCOL):
+        return Response(orjson.dumps({"error": error.detail}), error.status, error.headers, "application/json")
+    body = problem(error, public_path(request.scope)[:200], exchange_of(request).request_id)
     return Response(orjson.dumps(body, default=str), error.status, error.headers, PROBLEM_MEDIA_TYPE)
 
 
@@ -59,35 +66,22 @@ async def answer_http_exception(request: Request, error: Exception) -> Response:
 
 def bad_parameter(items: Iterable[Any]) -> BadParameter:
     """One error for all bad parameters: each with what was expected and found."""
-    faults = [_fault(item) for item in items]
-    told = "; ".join(
-        f"{fault['parameter']}: expected {fault['expected']}, found {fault['found']!r}" for fault in faults
-    )
-    return BadParameter(f"{told}; see the documentation at /docs", extra={"errors": faults})
+    faults = [fault(item) for item in items]
+    return BadParameter(f"{told(faults)}; see the documentation at /docs", extra={"errors": faults})
 
 
 def allowed_methods(routes: Iterable[BaseRoute], path: str) -> list[str]:
     """Every method that some route answers on this path, sorted."""
-    methods = (getattr(route, "methods", None) or () for route in routes if getattr(route, "path", None) == path)
-    return sorted({method for group in methods for method in group})
-
-
-def _fault(item: Any) -> dict[str, Any]:
-    expected = str(item["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
-    missing = item["type"] == "missing"
-    return {
-        "parameter": ".".join(str(part) for part in item["loc"][1:]) or "body",
-        "expected": "a value" if missing else expected,
-        "found": None if missing else str(item["input"])[:100],
-    }
+    matching = (route for route in routes if isinstance(route, Route) and route.path_regex.match(path))
+    return sorted({method for route in matching for method in route.methods or ()})
 
 
 def _from_starlette(error: HTTPException, request: Request) -> RequestError:
-    path, method = request.url.path[:200], request.method
+    path, method = public_path(request.scope)[:200], request.method
     if error.status_code == RouteNotFound.status:
         return RouteNotFound(f"expected a route of the service, found {path}; /docs lists them all")
     if error.status_code == MethodNotAllowed.status:
-        allowed = ", ".join(allowed_methods(request.app.routes, request.scope["path"]))
+        allowed = ", ".join(allowed_methods(request.app.routes, route_path(request.scope)))
         return MethodNotAllowed(
             f"expected {allowed} on {path}, found {method}; /docs lists all routes",
             headers={"Allow": allowed},

@@ -10,25 +10,29 @@ from starlette.responses import Response
 
 from service import openapi, pipeline, work
 from service.answers import json_answer
+from service.classified import classified
+from service.direct import DirectRoute
 from service.errors import BadParameter, UnknownImage
 from service.exchange import exchange_of
 from service.pipeline import Recognised, service_of
-from service.predictions import most_probable
+from service.queries import refuse_unknown
 from service.schemas import Classification, HeatmapQuery, StoredHeatmapQuery
 from service.store import StoredImage, stored_image
 
 TopK = Annotated[int, Query(ge=1, le=100, description="how many predictions; fewer if the model has fewer classes")]
+CLASSIFY_PARAMETERS = ("top_k",)
 
 
 def add_routes(app: FastAPI) -> None:
     """Adds the routes to the app."""
-    app.add_api_route(
+    app.router.add_api_route(
         "/classify",
         classify,
         methods=["POST"],
         tags=["pictures"],
         responses=openapi.answers(Classification) | openapi.problems(*openapi.UPLOAD_PROBLEMS),
         openapi_extra=openapi.PICTURE_BODY,
+        route_class_override=DirectRoute,
     )
     app.add_api_route(
         "/heatmap",
@@ -37,6 +41,7 @@ def add_routes(app: FastAPI) -> None:
         tags=["pictures"],
         responses=openapi.DRAWING | openapi.problems(UnknownImage, *openapi.DRAWING_PROBLEMS),
     )
+    app.add_api_route("/heatmap", heatmap_of_recent, methods=["HEAD"], include_in_schema=False)
     app.add_api_route(
         "/heatmap",
         heatmap,
@@ -49,6 +54,7 @@ def add_routes(app: FastAPI) -> None:
 
 async def classify(request: Request, top_k: TopK = 5) -> Response:
     """Labels of the picture in the body, most probable first, and where its heatmap is."""
+    refuse_unknown(request, CLASSIFY_PARAMETERS)
     recognised = await pipeline.recognise(request)
     stages = exchange_of(request).stages
     with stages.measure("encode"):
@@ -57,6 +63,7 @@ async def classify(request: Request, top_k: TopK = 5) -> Response:
 
 async def heatmap_of_recent(request: Request, query: Annotated[StoredHeatmapQuery, Query()]) -> Response:
     """Heatmap of a picture that was classified before."""
+    refuse_unknown(request, StoredHeatmapQuery.model_fields)
     service = service_of(request)
     service.loaded()
     stored = pipeline.kept(service, query.image_id)
@@ -67,6 +74,7 @@ async def heatmap_of_recent(request: Request, query: Annotated[StoredHeatmapQuer
 
 async def heatmap(request: Request, query: Annotated[HeatmapQuery, Query()]) -> Response:
     """Heatmap of the picture in the body, which is not kept."""
+    refuse_unknown(request, HeatmapQuery.model_fields)
     _check_size(request, query)
     recognised = await pipeline.recognise(request)
     answer = recognised.answer
@@ -75,16 +83,9 @@ async def heatmap(request: Request, query: Annotated[HeatmapQuery, Query()]) -> 
 
 
 def _classification(request: Request, recognised: Recognised, top_k: int) -> dict[str, Any]:
-    service = service_of(request)
     manifest = recognised.model.manifest
-    predictions = most_probable(recognised.answer.logits, service.labels, top_k)
-    service.metrics.predicted(predictions[0]["class_id"])
-    image_id = pipeline.keep(service, recognised)
     return {
-        "image_id": image_id,
-        # relative, so that it also resolves behind a proxy that adds a prefix
-        "heatmap_url": f"heatmap?image_id={image_id}" if image_id else None,
-        "predictions": predictions,
+        **classified(service_of(request), recognised, top_k),
         "model": {"name": manifest.name, "digest": manifest.digest},
         "timings_ms": exchange_of(request).stages.milliseconds(),
     }

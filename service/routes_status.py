@@ -11,6 +11,7 @@ from starlette.responses import RedirectResponse, Response
 
 from service import card, openapi
 from service.answers import json_answer
+from service.direct import DirectRoute
 from service.errors import Draining, NotReady
 from service.pipeline import service_of
 from service.schemas import Health, Labels, ModelCard
@@ -66,5 +67,7 @@ async def index(request: Request) -> Response:
 
 
 def _get(app: FastAPI, path: str, endpoint: Endpoint, responses: openapi.Responses) -> None:
-    app.add_api_route(path, endpoint, methods=["GET"], tags=["status"], responses=responses)
+    app.router.add_api_route(
+        path, endpoint, methods=["GET"], tags=["status"], responses=responses, route_class_override=DirectRoute
+    )
     app.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False)

@@ -19,6 +19,7 @@ import numpy as np
 
 from service import card, work
 from service.batcher import Batcher
+from service.budget import ByteBudget
 from service.errors import Draining, NotReady, RequestError, StartupError
 from service.loading import ModelLoader, ServedModel
 from service.metrics import Metrics
@@ -42,6 +43,7 @@ class Service:
         limits = Limits(settings.max_batch_size, settings.max_queue_delay_s, settings.max_queue_size)
         self.batcher = Batcher(limits, on_batch=self.metrics.batch)
         self.pool = WorkerPool(settings.decode_threads)
+        self.budget = ByteBudget(settings.max_decoding_bytes)
         keeps = settings.keeps_images
         self.store = ImageStore(
             settings.store_max_images if keeps else 0, settings.store_max_bytes, settings.store_ttl_s
@@ -93,6 +95,11 @@ class Service:
     # --- readiness ---
 
     @property
+    def leaving(self) -> bool:
+        """Whether the shutdown was announced."""
+        return self._leaving
+
+    @property
     def ready(self) -> bool:
         """Whether the engine is warm and makes progress, and nothing ends."""
         return self._obstacle() is None
@@ -104,9 +111,9 @@ class Service:
         if obstacle := self._obstacle():
             raise obstacle
 
-    def accepting(self) -> ServedModel:
-        """The model, if a picture would be taken now; raises `NotReady`, `Draining` or `QueueFull`."""
-        self.batcher.check()
+    def accepting(self, images: int = 1) -> ServedModel:
+        """The model, if so many pictures would be taken now; raises `NotReady`, `Draining` or `QueueFull`."""
+        self.batcher.check(images)
         return self.loaded()
 
     def loaded(self) -> ServedModel:
@@ -185,6 +192,5 @@ class Service:
 
     async def _run_blank(self) -> None:
         side = self.loaded().native_size
-        with contextlib.suppress(RequestError):
-            async with self.batcher.admit(self.settings.request_timeout_s) as slot:
-                await slot.run(np.zeros((3, side, side), np.uint8))
+        with contextlib.suppress(RequestError), self.batcher.reserve(1, self.settings.request_timeout_s) as places:
+            await places.slots[0].run(np.zeros((3, side, side), np.uint8))

@@ -5,18 +5,37 @@ Answers of the hot path are built as plain dicts and encoded once; the tests che
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from service.colormaps import Colormap
 from service.options import HeatmapFormat, View
+
+Pair = Annotated[
+    tuple[int, int],
+    # not prefixItems, which few generators of clients know
+    WithJsonSchema({"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 2}),
+]
 
 
 class Body(BaseModel):
     """A documented JSON body."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Problem(BaseModel):
+    """Problem document (RFC 9457); more members may follow."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(description="URI of the kind of problem: urn:freqmerge:problem:<reason>")
+    title: str
+    status: int
+    detail: str = Field(description="what was expected, what was found, what to do")
+    instance: str = Field(description="path of the request")
+    request_id: str = Field(description="also in the header X-Request-ID and in the server's log")
 
 
 class Prediction(Body):
@@ -44,13 +63,33 @@ class Classification(Body):
     )
     predictions: list[Prediction] = Field(description="most probable first, `top_k` of them")
     model: ModelName
-    timings_ms: dict[str, float] = Field(description="milliseconds per stage: read, decode, queue, engine")
+    timings_ms: dict[str, float] = Field(description="milliseconds per stage: read, decode, queue, copy, engine")
+
+
+class BatchResult(Body):
+    """One file of a batch: either predictions or a problem, never both."""
+
+    filename: str | None = Field(description="name that the form gave to the file")
+    image_id: str | None = Field(description="as in Classification")
+    heatmap_url: str | None = Field(
+        description="relative reference to the heatmap, to be resolved against the URL of this request"
+    )
+    predictions: list[Prediction] | None = Field(description="most probable first, `top_k` of them")
+    problem: Problem | None = Field(description="why this file has no predictions; its `status` is its own")
+
+
+class BatchClassification(Body):
+    """Answer of POST /classify/batch."""
+
+    results: list[BatchResult] = Field(description="one per file, in the order of the form")
+    model: ModelName
+    timings_ms: dict[str, float] = Field(description="milliseconds per stage, the longest of all files")
 
 
 class HeatmapData(Body):
     """Answer of /heatmap with `format=json`."""
 
-    grid: tuple[int, int] = Field(description="rows and columns of patches on the centred square of the picture")
+    grid: Pair = Field(description="rows and columns of patches on the centred square of the picture")
     score: list[list[float]] = Field(description="frequency score per patch, 0..1, in rows")
     source_map: list[list[int]] = Field(
         description="token that owns each patch at the end, in rows; -1 where the patch was pruned"
@@ -87,6 +126,8 @@ class LimitsCard(Body):
     max_upload_bytes: int
     max_pixels: int
     max_side: int = Field(description="pixels")
+    max_batch_files: int = Field(description="pictures of one request to /classify/batch or the inference protocol")
+    max_batch_upload_bytes: int = Field(description="bytes of such a request as a whole")
     heatmap_max_side: int = Field(description="pixels")
 
 
@@ -102,7 +143,7 @@ class ModelCard(Body):
         description="fields of the config that the operator replaced; the scores were measured without them"
     )
     schedule: list[int] = Field(description="patch tokens left after each block")
-    grid: tuple[int, int] = Field(description="rows and columns of patches")
+    grid: Pair = Field(description="rows and columns of patches")
     native_size: int = Field(description="side of the square that a picture is reduced to, in pixels")
     engine: EngineCard
     top1: float | None = Field(description="share of the test images whose first label is right; null if not scored")
@@ -117,19 +158,6 @@ class Health(Body):
     """Answer of the probes."""
 
     status: Literal["alive", "ready"]
-
-
-class Problem(BaseModel):
-    """Problem document (RFC 9457); more members may follow."""
-
-    model_config = ConfigDict(extra="allow")
-
-    type: str = Field(description="URI of the kind of problem: urn:freqmerge:problem:<reason>")
-    title: str
-    status: int
-    detail: str = Field(description="what was expected, what was found, what to do")
-    instance: str = Field(description="path of the request")
-    request_id: str = Field(description="also in the header X-Request-ID and in the server's log")
 
 
 class HeatmapQuery(BaseModel):
@@ -152,5 +180,5 @@ class StoredHeatmapQuery(HeatmapQuery):
     image_id: str = Field(min_length=1, max_length=64, description="the `image_id` that /classify gave")
 
 
-DOCUMENTED = (Classification, HeatmapData, Labels, ModelCard, Health, Problem)
+DOCUMENTED = (Classification, BatchClassification, HeatmapData, Labels, ModelCard, Health, Problem)
 """Bodies of the OpenAPI document."""

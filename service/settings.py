@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.errors import SettingsError
-from service.explain import explain
+from service.explain import explain, explain_unknown
 
 PREFIX = "FREQMERGE_"
 
 MIB = 1 << 20
+
+_SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_\d+_(TCP|UDP|SCTP)(_\w+)?$")
 
 
 class Settings(BaseSettings):
@@ -67,6 +72,28 @@ class Settings(BaseSettings):
         20, ge=1, le=3600, description="how long requests under way may take to finish after that"
     )
 
+    root_path: str | None = Field(
+        None,
+        pattern=r"^(/[\w.~-]+)+$",
+        description="path prefix under which a proxy shows the service, such as /vision; whether it strips it or not",
+    )
+
+    # access
+    api_keys: SecretStr | None = Field(
+        None,
+        description="accepted API keys, separated by commas; without any, here and in the file, none is asked for",
+    )
+    api_keys_file: Path | None = Field(
+        None,
+        description="file with one more API key per line; empty lines and those that begin with # are skipped",
+    )
+    cors_origins: str | None = Field(
+        None,
+        pattern=r"^ *(\*|https?://[^/,\s]+)( *, *(\*|https?://[^/,\s]+))* *$",
+        description="origins of web pages that may call the service, such as https://shop.example, separated by "
+        "commas; * is any",
+    )
+
     # batches and queue
     max_batch_size: int = Field(32, ge=1, le=1024, description="most images of one batch")
     max_queue_delay_s: float = Field(
@@ -89,7 +116,19 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(10 * MIB, ge=1024, le=1 << 30, description="most bytes of one picture (413)")
     max_pixels: int = Field(25_000_000, ge=1024, le=500_000_000, description="most pixels of one picture (413)")
     max_side: int = Field(16_384, ge=32, le=65_535, description="longest side of a picture in pixels (413)")
+    max_batch_files: int = Field(
+        64, ge=1, le=1024, description="most pictures of one request to /classify/batch or the inference protocol"
+    )
+    max_batch_upload_bytes: int = Field(
+        64 * MIB, ge=1024, le=1 << 32, description="most bytes of such a request as a whole (413)"
+    )
     body_timeout_s: float = Field(20, gt=0, le=3600, description="longest time for a request body to arrive (408)")
+    max_decoding_bytes: int = Field(
+        512 * MIB,
+        ge=MIB,
+        le=1 << 40,
+        description="most memory of pictures being decoded at a time; more wait, and one that needs more runs alone",
+    )
     decode_threads: int = Field(2, ge=1, le=64, description="threads that decode, draw and encode pictures")
     heatmap_max_side: int = Field(
         2048, ge=256, le=8192, description="largest `size` of a heatmap, longer side in pixels"
@@ -140,6 +179,16 @@ class Settings(BaseSettings):
         return self.store_max_images > 0 and self.store_max_bytes > 0
 
     @property
+    def max_images_per_request(self) -> int:
+        """Most pictures of one request: more than the queue holds could never be admitted."""
+        return min(self.max_batch_files, self.max_queue_size)
+
+    @property
+    def allowed_origins(self) -> list[str]:
+        """Origins of `cors_origins`, none if it is unset."""
+        return [origin.strip() for origin in (self.cors_origins or "").split(",") if origin.strip()]
+
+    @property
     def config_overrides(self) -> dict[str, float]:
         """Fields of the checkpoint's config that the operator replaces."""
         wanted = {"keep_rate": self.keep_rate, "alpha": self.alpha}
@@ -149,9 +198,33 @@ class Settings(BaseSettings):
 def read_settings(**overrides: Any) -> Settings:
     """The settings of the environment, with `overrides` on top; raises `SettingsError`.
 
-    An override that is None counts as not given.
+    An override that is None counts as not given. A variable that is no setting is an error: it would be a
+    misspelt one that silently does nothing.
     """
+    if unknown := unknown_variables(os.environ):
+        raise SettingsError(explain_unknown(unknown, Settings.model_fields, PREFIX))
     try:
         return Settings(**{name: value for name, value in overrides.items() if value is not None})
     except ValidationError as error:
         raise SettingsError(explain(error, Settings.model_fields, PREFIX)) from None
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """Names that look like settings and are none; what Kubernetes adds for Services is left out."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    ours = (name for name in environment if name.upper().startswith(PREFIX) and name.upper() not in known)
+    return sorted(name for name in ours if environment[name] and not _of_kubernetes(name.upper(), environment[name]))
+
+
+def _of_kubernetes(name: str, value: str) -> bool:
+    return bool(_SERVICE_LINK.search(name)) or (name.endswith("_PORT") and "://" in value)
+
+
+def yield_idle_cores() -> None:
+    """Lets the model's CPU threads sleep while they wait for each other, unless the operator says otherwise.
+
+    By default they spin. Where another process, or our own event loop, has one of the cores, the others then burn
+    theirs until it comes back: measured on two shared cores, one picture took 23 to 200 ms instead of 11 to 17.
+    It has to be said before the tensor library is loaded.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

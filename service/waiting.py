@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Generic, NamedTuple, TypeVar
 
-Payload = TypeVar("Payload")
-
 
 class Stage(Enum):
     """Where an admitted image is."""
@@ -24,13 +22,15 @@ class Stage(Enum):
 
 
 @dataclass(eq=False, slots=True)
-class Ticket(Generic[Payload]):
-    """One admitted image; compared by identity."""
+class Ticket:
+    """One admitted image, compared by identity; whoever queues images adds to it what they need."""
 
     deadline: float
     stage: Stage = Stage.RESERVED
     waiting_since: float = 0.0
-    payload: Payload | None = None
+
+
+AnyTicket = TypeVar("AnyTicket", bound=Ticket)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +42,11 @@ class Limits:
     max_queue_size: int = 256
 
 
-class Cut(NamedTuple, Generic[Payload]):
+class Cut(NamedTuple, Generic[AnyTicket]):
     """What leaves the queue now; if nothing does, `wait_s` is how long to wait (None: for a change)."""
 
-    batch: list[Ticket[Payload]]
-    expired: list[Ticket[Payload]]
+    batch: list[AnyTicket]
+    expired: list[AnyTicket]
     wait_s: float | None = None
 
 
@@ -62,35 +62,29 @@ def batch_size_now(waiting: int, oldest_age_s: float, limits: Limits, closing: b
     return 0
 
 
-class WaitingQueue(Generic[Payload]):
+class WaitingQueue(Generic[AnyTicket]):
     """Admitted images in the order in which they became ready; not thread-safe."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self._reserved = 0
-        self._waiting: OrderedDict[Ticket[Payload], None] = OrderedDict()
+        self._waiting: OrderedDict[AnyTicket, None] = OrderedDict()
 
     def __len__(self) -> int:
         """Images that hold a place: being decoded or waiting, not those in a batch."""
         return self._reserved + len(self._waiting)
 
-    @property
-    def full(self) -> bool:
-        """Whether the next image is to be refused."""
-        return len(self) >= self.limits.max_queue_size
+    def reserve(self, images: int) -> None:
+        """Holds so many places; the caller has compared the queue's length with its limit before."""
+        self._reserved += images
 
-    def reserve(self, deadline: float) -> Ticket[Payload]:
-        """A place in the queue; the caller has asked `full` before."""
-        self._reserved += 1
-        return Ticket(deadline)
-
-    def put(self, ticket: Ticket[Payload], payload: Payload, now: float) -> None:
+    def put(self, ticket: AnyTicket, now: float) -> None:
         """Lets a reserved image wait for a batch."""
         self._reserved -= 1
-        ticket.stage, ticket.payload, ticket.waiting_since = Stage.WAITING, payload, now
+        ticket.stage, ticket.waiting_since = Stage.WAITING, now
         self._waiting[ticket] = None
 
-    def leave(self, ticket: Ticket[Payload]) -> None:
+    def leave(self, ticket: AnyTicket) -> None:
         """Takes an image out, wherever it is; one that runs already is only marked."""
         if ticket.stage is Stage.RESERVED:
             self._reserved -= 1
@@ -98,7 +92,7 @@ class WaitingQueue(Generic[Payload]):
             del self._waiting[ticket]
         ticket.stage = Stage.GONE
 
-    def cut(self, now: float, closing: bool = False) -> Cut[Payload]:
+    def cut(self, now: float, closing: bool = False) -> Cut[AnyTicket]:
         """The expired images, and the batch that a free engine runs now."""
         expired = [ticket for ticket in self._waiting if ticket.deadline <= now]
         for ticket in expired:
@@ -111,14 +105,14 @@ class WaitingQueue(Generic[Payload]):
             return Cut([], expired, self.limits.max_queue_delay_s - age_s)
         return Cut([self._pop() for _ in range(size)], expired)
 
-    def clear(self) -> list[Ticket[Payload]]:
+    def clear(self) -> list[AnyTicket]:
         """All waiting images, taken out."""
         tickets = list(self._waiting)
         for ticket in tickets:
             self.leave(ticket)
         return tickets
 
-    def _pop(self) -> Ticket[Payload]:
+    def _pop(self) -> AnyTicket:
         ticket, _ = self._waiting.popitem(last=False)
         ticket.stage = Stage.RUNNING
         return ticket

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from service.budget import ByteBudget
     from service.colormaps import Colormap
     from service.store import StoredImage
 
@@ -41,7 +42,7 @@ class Drawing(NamedTuple):
     format: ImageFormat
 
 
-def decode_upload(upload: Upload, settings: Settings, native_size: int) -> Decoded:
+def decode_upload(upload: Upload, settings: Settings, native_size: int, budget: ByteBudget | None = None) -> Decoded:
     """What the engine needs of an upload; raises the `UploadError`s."""
     from service.images import SHORT_SIDE_FLOOR, decode, network_input
 
@@ -49,17 +50,23 @@ def decode_upload(upload: Upload, settings: Settings, native_size: int) -> Decod
     if len(data) > settings.max_upload_bytes:
         raise too_large(settings.max_upload_bytes, f"{len(data):,}")
     keep_side = max(2 * SHORT_SIDE_FLOOR, NETWORK_SIDES * native_size)
-    picture = decode(data, max_pixels=settings.max_pixels, max_side=settings.max_side, keep_side=keep_side)
+    picture = decode(
+        data, max_pixels=settings.max_pixels, max_side=settings.max_side, keep_side=keep_side, budget=budget
+    )
     return Decoded(data, network_input(picture, native_size))
 
 
-def draw(stored: StoredImage, grid: tuple[int, int], how: Drawing, settings: Settings) -> bytes:
+def draw(stored: StoredImage, grid: tuple[int, int], how: Drawing, settings: Settings, budget: ByteBudget) -> bytes:
     """A heatmap on the picture itself, at its own resolution up to `how.size`, as a file."""
     from service.heatmap import encode, render
     from service.images import decode
 
     picture = decode(
-        stored.data, max_pixels=settings.max_pixels, max_side=settings.max_side, keep_side=max(how.size, 16)
+        stored.data,
+        max_pixels=settings.max_pixels,
+        max_side=settings.max_side,
+        keep_side=max(how.size, 16),
+        budget=budget,
     )
     image = render(
         picture.image,

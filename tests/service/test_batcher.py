@@ -6,13 +6,23 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.batcher import Answer, Batcher, Counts
-from service.errors import DeadlineExceeded, Draining, EngineFailed, NotReady, QueueFull, RequestError
+from service.batcher import Batcher
+from service.errors import (
+    ClientGone,
+    DeadlineExceeded,
+    Draining,
+    EngineFailed,
+    NotReady,
+    QueueFull,
+    Undecodable,
+)
+from service.slots import Answer, Counts, Reservation
 from service.waiting import Limits
 from tests.service.conftest import DEADLINE_S, entered, until
 from tests.service.doubles import POISON, FakeEngine, pixels
@@ -41,8 +51,8 @@ class Bench:
         """A caller with one image; its answer's most probable class is `value`."""
 
         async def call() -> Answer:
-            async with self.batcher.admit(timeout_s) as slot:
-                return await slot.run(pixels(value))
+            with self.batcher.reserve(1, timeout_s) as places:
+                return await places.slots[0].run(pixels(value))
 
         return asyncio.create_task(call())
 
@@ -144,18 +154,30 @@ async def test_a_caller_that_leaves_while_its_batch_runs_neither_hangs_nor_fails
 
 
 async def test_an_image_that_is_admitted_but_never_run_counts_as_cancelled(bench: Bench) -> None:
-    async with bench.batcher.admit(1000):
+    with bench.batcher.reserve(1, 1000):
         assert bench.batcher.queued == 1
     assert bench.batcher.queued == 0
     assert bench.batcher.counts == Counts(admitted=1, cancelled=1)
 
 
-async def test_an_image_whose_decoding_fails_frees_its_place_and_counts_as_failed(bench: Bench) -> None:
-    with pytest.raises(ZeroDivisionError):
-        async with bench.batcher.admit(1000):
-            _ = 1 / 0
+async def test_an_image_whose_decoding_fails_frees_its_place_at_once_and_counts_as_failed(bench: Bench) -> None:
+    with bench.batcher.reserve(2, 1000) as places:
+        spoilt, fine = places.slots
+        await asyncio.to_thread(spoilt.fail, Undecodable("expected a picture, found noise"))
+        assert bench.batcher.queued == 1
+        fine.put(pixels(3))
+        first, second = await places.outcomes()
+    assert isinstance(first, Undecodable)
+    assert isinstance(second, Answer)
+    assert label(second) == 3
+    assert bench.batcher.counts == Counts(admitted=2, answered=1, failed=1)
+
+
+async def test_a_block_that_raises_counts_its_images_as_failed(bench: Bench) -> None:
+    with pytest.raises(ZeroDivisionError), bench.batcher.reserve(3, 1000):
+        _ = 1 / 0
     assert bench.batcher.queued == 0
-    assert bench.batcher.counts == Counts(admitted=1, failed=1)
+    assert bench.batcher.counts == Counts(admitted=3, failed=3)
 
 
 # --- clause 2: cancelled and expired images leave before their batch runs ---
@@ -200,11 +222,71 @@ async def test_a_caller_whose_time_is_over_is_told_while_the_engine_is_still_bus
     assert bench.batcher.counts == Counts(admitted=1, expired=1)
 
 
-async def test_a_deadline_also_ends_what_a_caller_does_before_it_has_pixels(bench: Bench) -> None:
-    with pytest.raises(DeadlineExceeded):
-        async with bench.batcher.admit(0.01):
-            await asyncio.Event().wait()
+async def test_a_deadline_also_ends_an_image_that_is_still_being_decoded(bench: Bench) -> None:
+    with pytest.raises(DeadlineExceeded), bench.batcher.reserve(1, 0.01) as places:
+        await places.slots[0].answer
     assert bench.batcher.counts == Counts(admitted=1, expired=1)
+
+
+async def test_pixels_that_come_after_their_caller_has_left_never_reach_the_engine(bench: Bench) -> None:
+    with bench.batcher.reserve(1, 1000) as places:
+        assert places.slots[0].wanted
+    assert not places.slots[0].wanted
+    await asyncio.to_thread(places.slots[0].put, pixels(4))
+    assert await labels([bench.ask(5)]) == [5]
+    assert bench.engine.batches == [[5]]
+    assert bench.batcher.queued == 0
+
+
+async def test_the_images_of_a_client_that_has_left_are_dropped_before_they_run(bench: Bench) -> None:
+    bench.engine.hold()
+    blocker = bench.ask(1)
+    await entered(bench.engine)
+    with bench.batcher.reserve(2, 1000) as places:
+        for slot, value in zip(places.slots, (2, 3), strict=True):
+            slot.put(pixels(value))
+        places.client_left()
+        ends = await places.outcomes()
+    assert [type(end) for end in ends] == [ClientGone, ClientGone]
+    bench.engine.release()
+    assert await labels([blocker]) == [1]
+    assert bench.engine.batches == [[1]]
+    assert bench.batcher.counts == Counts(admitted=3, answered=1, cancelled=2)
+
+
+# --- several images of one request ---
+
+
+async def test_the_images_of_one_request_share_batches_and_come_back_in_order(bench: Bench) -> None:
+    with bench.batcher.reserve(6, DEADLINE_S) as places:
+        bench.engine.hold()
+        for slot, value in zip(places.slots, range(6), strict=True):
+            slot.put(pixels(value))
+        bench.engine.release()
+        ends = await places.outcomes()
+    assert [label(end) for end in ends if isinstance(end, Answer)] == [0, 1, 2, 3, 4, 5]
+    assert len(bench.engine.batches) <= 3
+    assert bench.batcher.counts == Counts(admitted=6, answered=6)
+
+
+async def test_those_that_are_done_in_time_keep_their_answers(bench: Bench) -> None:
+    with bench.batcher.reserve(2, 0.05) as places:
+        places.slots[0].put(pixels(8))
+        first, second = await places.outcomes()
+    assert isinstance(first, Answer)
+    assert isinstance(second, DeadlineExceeded)
+    assert bench.batcher.counts == Counts(admitted=2, answered=1, expired=1)
+
+
+async def test_a_request_for_more_places_than_are_free_gets_none(bench: Bench) -> None:
+    with bench.batcher.reserve(4, 1000):
+        with pytest.raises(QueueFull, match="room for 3 of 6 images, found 4 waiting"):
+            bench.batcher.check(3)
+        with pytest.raises(QueueFull):
+            bench.batcher.reserve(3, 1000)
+        assert bench.batcher.queued == 4
+        bench.batcher.check(2)
+    assert bench.batcher.counts == Counts(admitted=4, cancelled=4), "a refused image was never admitted"
 
 
 # --- clause 3: one bad image fails alone ---
@@ -246,8 +328,8 @@ async def test_an_image_without_a_finite_answer_fails_alone(bench: Bench) -> Non
 
 async def test_an_image_of_the_wrong_shape_fails_alone(bench: Bench) -> None:
     async def misshapen() -> Answer:
-        async with bench.batcher.admit(1000) as slot:
-            return await slot.run(pixels(9)[:, :-1])
+        with bench.batcher.reserve(1, 1000) as places:
+            return await places.slots[0].run(pixels(9)[:, :-1])
 
     bench.engine.hold()
     blocker = bench.ask(1)
@@ -310,8 +392,8 @@ async def test_a_full_queue_refuses_at_once_and_says_when_to_return(bench: Bench
 
 async def test_images_that_are_still_being_decoded_hold_a_place(bench: Bench) -> None:
     async def decode() -> None:
-        async with bench.batcher.admit(1000):
-            await asyncio.Event().wait()
+        with bench.batcher.reserve(1, 1000) as places:
+            await places.slots[0].answer
 
     decoding = [asyncio.create_task(decode()) for _ in range(6)]
     await bench.waiting(6)
@@ -346,8 +428,7 @@ async def test_a_queue_of_one_and_a_batch_of_one_still_serve_everybody() -> None
 def test_the_time_to_return_follows_the_measured_rate_and_the_length_of_the_queue() -> None:
     batcher = Batcher(Limits(max_queue_size=100))
     batcher._image_s = 0.5
-    for _ in range(10):
-        batcher._queue.reserve(1e9)
+    batcher._queue.reserve(10)
     assert batcher.retry_after_s() == 5.0
 
 
@@ -369,19 +450,16 @@ async def test_shutdown_answers_what_is_admitted_and_refuses_what_comes_later(be
 
 
 async def test_an_image_that_is_being_decoded_at_shutdown_is_still_answered(bench: Bench) -> None:
-    async with bench.batcher.admit(1000) as slot:
+    with bench.batcher.reserve(1, 1000) as places:
         bench.batcher.refuse_new()
-        assert label(await slot.run(pixels(3))) == 3
+        assert label(await places.slots[0].run(pixels(3))) == 3
 
 
 async def test_a_caller_accepted_before_shutdown_is_still_admitted_but_not_by_a_full_queue(bench: Bench) -> None:
     bench.batcher.check()
     bench.batcher.refuse_new()
-    async with contextlib.AsyncExitStack() as stack:
-        for _ in range(6):
-            await stack.enter_async_context(bench.batcher.admit(1000, accepted=True))
-        with pytest.raises(QueueFull):
-            await stack.enter_async_context(bench.batcher.admit(1000, accepted=True))
+    with bench.batcher.reserve(6, 1000, accepted=True), pytest.raises(QueueFull):
+        bench.batcher.reserve(1, 1000, accepted=True)
 
 
 async def test_a_held_batch_runs_when_the_queue_closes() -> None:
@@ -404,25 +482,28 @@ async def test_the_death_of_the_engine_thread_reaches_everybody_who_waits(engine
     await entered(engine)
     waiting = [bench.ask(2), bench.ask(3)]
     await bench.waiting(2)
-    async with bench.batcher.admit(1000) as decoding:
+    with bench.batcher.reserve(1, 1000) as decoding:
         engine.release()
         assert await labels([running, *waiting]) == [NotReady, NotReady, NotReady]
         with pytest.raises(NotReady):
-            await decoding.run(pixels(4))
+            await decoding.slots[0].run(pixels(4))
     with pytest.raises(NotReady):
         await bench.ask(5)
-    assert bench.batcher.counts == Counts(admitted=4, failed=3, cancelled=1)
+    assert bench.batcher.counts == Counts(admitted=4, failed=4)
     await bench.close()
 
 
 # --- all of it at once ---
 
+Ends = list[Answer | Exception]
+
 actions = st.lists(
     st.one_of(
-        st.tuples(st.just("ask"), st.integers(0, 99)),
-        st.tuples(st.just("poison"), st.just(POISON)),
-        st.tuples(st.just("cancel"), st.integers(0, 40)),
-        st.tuples(st.just("abandon while decoding"), st.just(0)),
+        st.tuples(st.just("ask"), st.lists(st.integers(0, 99) | st.just(POISON), min_size=1, max_size=5)),
+        st.tuples(st.just("ask with little time"), st.lists(st.integers(0, 99), min_size=1, max_size=3)),
+        st.tuples(st.sampled_from(["cancel", "hang up", "fail decoding"]), st.integers(0, 40)),
+        st.tuples(st.just("abandon while decoding"), st.integers(1, 3)),
+        st.tuples(st.just("raise once"), st.just(0)),
         st.tuples(st.just("step"), st.just(0)),
         st.tuples(st.just("yield"), st.integers(1, 3)),
     ),
@@ -433,43 +514,92 @@ actions = st.lists(
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(actions, st.integers(1, 5), st.integers(1, 12))
 def test_under_random_cancellations_the_counters_balance_and_answers_return_to_their_askers(
-    steps: list[tuple[str, int]], max_batch_size: int, max_queue_size: int
+    steps: list[tuple[str, Any]], max_batch_size: int, max_queue_size: int
 ) -> None:
     asyncio.run(_play(steps, Limits(max_batch_size, 0.0, max_queue_size)))
 
 
-async def _play(steps: list[tuple[str, int]], limits: Limits) -> None:
-    bench = Bench(FakeEngine(), limits)
-    bench.engine.hold()
-    asked: list[tuple[int, asyncio.Task[Answer]]] = []
-    refused = 0
-    for name, value in steps:
-        if name in ("ask", "poison"):
-            asked.append((value, bench.ask(value)))
-        elif name == "cancel" and asked:
-            asked[value % len(asked)][1].cancel()
-        elif name == "abandon while decoding":
-            try:
-                async with bench.batcher.admit(1000):
-                    await asyncio.sleep(0)
-            except RequestError:
-                refused += 1
-        elif name == "step":
-            bench.engine.step()
-        else:
+class Caller:
+    """A request with several images, as the pipeline makes it; the images in `spoilt` fail to decode."""
+
+    def __init__(self, bench: Bench, values: list[int], timeout_s: float, spoilt: int | None = None) -> None:
+        self.values = values
+        self.places: Reservation | None = None
+        self.bench = bench
+        self.task = asyncio.create_task(self._ask(timeout_s, spoilt))
+
+    async def _ask(self, timeout_s: float, spoilt: int | None) -> Ends:
+        with self.bench.batcher.reserve(len(self.values), timeout_s) as self.places:
+            for place, (slot, value) in enumerate(zip(self.places.slots, self.values, strict=True)):
+                if place == spoilt:
+                    await asyncio.to_thread(slot.fail, Undecodable("expected a picture, found noise"))
+                else:
+                    slot.put(pixels(value))
+            return await self.places.outcomes()
+
+
+class Play:
+    """A batcher whose engine is held, and the callers so far; every action of the random test is a method."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.bench = Bench(FakeEngine(), limits)
+        self.bench.engine.hold()
+        self.callers: list[Caller] = []
+        self.actions: dict[str, Callable[[Any], None]] = {
+            "ask": lambda values: self.ask(values, DEADLINE_S),
+            "ask with little time": lambda values: self.ask(values, 0.0),
+            "fail decoding": lambda place: self.ask([1, 2, 3], DEADLINE_S, place % 3),
+            "cancel": self.cancel,
+            "hang up": self.hang_up,
+            "raise once": lambda _: setattr(self.bench.engine, "failures_left", 1),
+            "step": lambda _: self.bench.engine.step(),
+        }
+
+    def ask(self, values: list[int], timeout_s: float, spoilt: int | None = None) -> None:
+        self.callers.append(Caller(self.bench, values, timeout_s, spoilt))
+
+    def cancel(self, number: int) -> None:
+        if self.callers:
+            self.callers[number % len(self.callers)].task.cancel()
+
+    def hang_up(self, number: int) -> None:
+        if self.callers and (places := self.callers[number % len(self.callers)].places) is not None:
+            places.client_left()
+
+    async def act(self, name: str, value: Any) -> None:
+        if name == "abandon while decoding":
+            with contextlib.suppress(QueueFull), self.bench.batcher.reserve(value, DEADLINE_S):
+                await asyncio.sleep(0)
+        elif name == "yield":
             for _ in range(value):
                 await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    bench.engine.release()
-    ends = await all_of([task for _, task in asked])
-    await bench.close()
-    for (value, _), end in zip(asked, ends, strict=True):
-        if isinstance(end, Answer):
-            assert label(end) == value, "an answer went to somebody else"
         else:
-            assert isinstance(end, asyncio.CancelledError | EngineFailed | QueueFull)
-            assert not isinstance(end, EngineFailed) or value == POISON, "a sound image failed"
-    counts = bench.batcher.counts
+            self.actions[name](value)
+
+    async def end(self) -> list[Ends | BaseException]:
+        """What every caller got."""
+        await asyncio.sleep(0)
+        self.bench.engine.release()
+        async with asyncio.timeout(DEADLINE_S):
+            ends = await asyncio.gather(*(caller.task for caller in self.callers), return_exceptions=True)
+        await self.bench.close()
+        return ends
+
+
+async def _play(steps: list[tuple[str, Any]], limits: Limits) -> None:
+    play = Play(limits)
+    for name, value in steps:
+        await play.act(name, value)
+    answered = 0
+    for caller, ends in zip(play.callers, await play.end(), strict=True):
+        if isinstance(ends, BaseException):
+            assert isinstance(ends, asyncio.CancelledError | QueueFull)
+            continue
+        for value, end in zip(caller.values, ends, strict=True):
+            assert isinstance(end, Answer | EngineFailed | DeadlineExceeded | ClientGone | Undecodable)
+            assert not isinstance(end, Answer) or label(end) == value, "an answer went to somebody else"
+            answered += isinstance(end, Answer)
+    counts = play.bench.batcher.counts
     assert counts.admitted == counts.answered + counts.failed + counts.cancelled + counts.expired
-    assert counts.answered == sum(isinstance(end, Answer) for end in ends)
-    assert bench.batcher.queued == 0
+    assert counts.answered == answered
+    assert play.bench.batcher.queued == 0

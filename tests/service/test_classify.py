@@ -30,7 +30,7 @@ async def test_a_picture_gets_five_labels_the_most_probable_first(client: httpx.
     assert best.probability == pytest.approx(2.718282 / (2.718282 + 99), abs=1e-6)
     assert found.predictions[1].probability == pytest.approx(1 / (2.718282 + 99), abs=1e-6)
     assert found.model.digest == "0" * 64
-    assert list(found.timings_ms) == ["read", "decode", "queue", "engine"]
+    assert list(found.timings_ms) == ["read", "decode", "queue", "copy", "engine"]
 
 
 @pytest.mark.parametrize(("top_k", "count"), [(1, 1), (100, 100)])
@@ -103,7 +103,7 @@ async def test_without_a_store_there_is_no_id_and_no_heatmap_url(start: Start) -
 async def test_the_stages_of_a_request_are_in_its_server_timing_header(client: httpx.AsyncClient) -> None:
     answer = await client.post("/classify", content=picture(7), headers=JPEG)
     stages = dict(part.split(";dur=") for part in answer.headers["server-timing"].split(", "))
-    assert list(stages) == ["read", "decode", "queue", "engine", "encode"]
+    assert list(stages) == ["read", "decode", "queue", "copy", "engine", "encode"]
     assert all(0 <= float(milliseconds) < 20_000 for milliseconds in stages.values())
 
 
@@ -130,3 +130,12 @@ async def test_pictures_sent_at_once_share_a_batch_and_each_gets_its_own_label(
     answers = await asyncio.gather(first, *rest)
     assert [answer.json()["predictions"][0]["class_id"] for answer in answers] == [50, *values]
     assert sorted(engine.batches[-1]) == values
+
+
+async def test_a_request_without_a_query_gets_the_same_as_one_that_spells_out_the_default(
+    client: httpx.AsyncClient,
+) -> None:
+    plain, spelt = [await client.post(path, content=picture(9)) for path in ("/classify", "/classify?top_k=5")]
+    assert plain.status_code == spelt.status_code == 200
+    assert plain.json()["predictions"] == spelt.json()["predictions"]
+    assert set(plain.headers) == set(spelt.headers)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.batcher import Counts
 from service.options import View
 from service.schemas import HeatmapData
+from service.slots import Counts
 from tests.service.conftest import Running, until
 from tests.service.doubles import GRID, SCORE, SOURCE_MAP, FakeEngine, picture
 from tests.service.wire import problem
@@ -100,6 +100,12 @@ async def test_a_picture_that_left_the_store_is_not_found_and_the_problem_says_w
     await classified(app.client, picture(91))
     refused = problem(await app.client.get(first), 404, "unknown_image")
     assert "POST /heatmap" in refused["detail"]
+
+
+async def test_the_head_of_a_drawing_can_be_asked_for(client: httpx.AsyncClient) -> None:
+    url = await classified(client, picture(90))
+    answer = await client.head(url)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
 
 
 async def test_drawings_beyond_the_limit_are_refused_at_once(start: Start) -> None:

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import httpx
 import pytest
 
-from service.batcher import Counts
 from service.errors import documented
+from service.slots import Counts
 from tests.service.conftest import Running, entered, until
 from tests.service.doubles import POISON, FakeEngine, picture
 from tests.service.wire import RawRequest, png_header, problem
@@ -110,10 +110,10 @@ async def test_a_declared_type_that_cannot_hold_a_picture_is_refused(client: htt
 @pytest.mark.parametrize(
     ("query", "parameter", "words"),
     [
-        ("top_k=0", "top_k", "greater than or equal to 1, found '0'"),
-        ("top_k=101", "top_k", "less than or equal to 100, found '101'"),
-        ("top_k=many", "top_k", "a valid integer"),
-        ("top_k=", "top_k", "a valid integer"),
+        ("top_k=0", "top_k", "expected 1 or more, found '0'"),
+        ("top_k=101", "top_k", "expected 100 or less, found '101'"),
+        ("top_k=many", "top_k", "expected a whole number, found"),
+        ("top_k=", "top_k", "expected a whole number, found"),
     ],
 )
 async def test_a_parameter_out_of_range_is_named_with_what_was_found(
@@ -160,7 +160,7 @@ async def test_an_unknown_route_is_not_found(client: httpx.AsyncClient, path: st
     ("method", "path", "allowed"),
     [
         ("GET", "/classify", "POST"),
-        ("DELETE", "/heatmap", "GET, POST"),
+        ("DELETE", "/heatmap", "GET, HEAD, POST"),
         ("POST", "/metrics", "GET, HEAD"),
         ("POST", "/docs", "GET, HEAD"),
     ],
@@ -257,4 +257,4 @@ async def test_a_client_that_leaves_while_it_waits_is_dropped_before_its_image_r
 def test_every_kind_of_problem_has_a_type_of_its_own() -> None:
     reasons = [kind.reason for kind in documented()]
     assert len(reasons) == len(set(reasons))
-    assert {kind.status for kind in documented()} == {404, 405, 408, 413, 415, 422, 429, 500, 503, 504}
+    assert {kind.status for kind in documented()} == {400, 401, 404, 405, 408, 413, 415, 422, 429, 500, 503, 504}

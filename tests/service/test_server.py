@@ -1,9 +1,11 @@
-"""A real server process on a free port: start, use, shutdown, and every way in which it refuses to start."""
+"""A real server process on a free port: start, use, shutdown, and every way in which it refuses to start.
+
+None of the processes can write a byte into a file (`process.READ_ONLY`): the service needs no disk.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -24,11 +26,8 @@ from service.errors import StartupError
 from service.loading import load_model
 from service.settings import Settings
 from tests.service.doubles import picture
+from tests.service.process import ROOT, Process
 from tests.service.wire import png_header, problem
-
-ROOT = Path(__file__).parents[2]
-PATIENCE_S = 120
-"""Importing the tensor library alone takes ten seconds on a busy machine."""
 
 
 @pytest.fixture(scope="module")
@@ -44,65 +43,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     save_checkpoint(path, build(config), name="tiny", scores={"top1": 0.01, "top5": 0.05})
     return path
-
-
-class Process:
-    """`python -m service` with its log as parsed lines."""
-
-    def __init__(self, *arguments: str, **settings: object) -> None:
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("FREQMERGE_")}
-        chosen = {f"FREQMERGE_{name.upper()}": str(value) for name, value in settings.items()}
-        self.started = time.monotonic()
-        self.popen = subprocess.Popen(
-            [sys.executable, "-m", "service", *arguments],
-            cwd=ROOT,
-            env=clean | {"FREQMERGE_THREADS": "1"} | chosen,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.lines: list[str] = []
-        self._news = threading.Condition()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.popen.stderr is not None
-        for line in self.popen.stderr:
-            with self._news:
-                self.lines.append(line)
-                self._news.notify_all()
-
-    @property
-    def log(self) -> list[dict[str, object]]:
-        return [json.loads(line) for line in self.lines if line.startswith("{")]
-
-    def told(self, message: str) -> dict[str, object]:
-        """The first log line with that message, waited for."""
-
-        def found() -> dict[str, object] | None:
-            return next((line for line in self.log if line["message"] == message), None)
-
-        with self._news:
-            assert self._news.wait_for(lambda: found() or self.popen.poll() is not None, PATIENCE_S)
-            line = found()
-        assert line is not None, "".join(self.lines)
-        return line
-
-    def client(self) -> httpx.Client:
-        return httpx.Client(base_url=str(self.told("listening")["url"]), timeout=PATIENCE_S)
-
-    def ended(self) -> tuple[int, str]:
-        """Exit code and standard error."""
-        code = self.popen.wait(PATIENCE_S)
-        self._reader.join(PATIENCE_S)
-        assert self.popen.stderr is not None
-        self.popen.stderr.close()
-        return code, "".join(self.lines)
-
-    def stop(self) -> None:
-        if self.popen.poll() is None:
-            self.popen.kill()
-        self.ended()
 
 
 @pytest.fixture(scope="module")
@@ -197,10 +137,7 @@ def test_a_client_that_hangs_up_is_seen(tiny: Process, client: httpx.Client) -> 
         raw.sendall(
             b"POST /classify HTTP/1.1\r\nHost: x\r\nX-Request-ID: gone\r\nContent-Length: 100\r\n\r\n\xff\xd8\xff"
         )
-    with tiny._news:
-        assert tiny._news.wait_for(lambda: any(line.get("request_id") == "gone" for line in tiny.log), PATIENCE_S)
-    [line] = [line for line in tiny.log if line.get("request_id") == "gone"]
-    assert line["code"] == 499
+    assert tiny.told("request", request_id="gone")["code"] == 499
 
 
 def test_metrics_of_a_real_process_hold_the_process_too(client: httpx.Client) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from pydantic import ValidationError
 
 from service.errors import SettingsError
-from service.settings import PREFIX, Settings, read_settings
+from service.settings import PREFIX, Settings, read_settings, yield_idle_cores
 
 
 @pytest.fixture(autouse=True)
@@ -90,5 +92,46 @@ def test_a_store_too_small_for_one_upload_is_refused_and_one_that_is_off_is_not(
     assert not read_settings().keeps_images
 
 
+def test_a_misspelt_setting_is_refused_with_the_one_that_was_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FREQMERGE_MAX_BATCHSIZE", "64")
+    monkeypatch.setenv("FREQMERGE_COLOUR", "red")
+    with pytest.raises(SettingsError) as caught:
+        read_settings()
+    assert str(caught.value) == (
+        "cannot start: FREQMERGE_COLOUR is not a setting; FREQMERGE_MAX_BATCHSIZE is not a setting: "
+        "did you mean FREQMERGE_MAX_BATCH_SIZE?; docs/configuration.md lists them all"
+    )
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("FREQMERGE_WEB_SERVICE_HOST", "10.0.0.1"),
+        ("FREQMERGE_WEB_SERVICE_PORT_HTTP", "80"),
+        ("FREQMERGE_WEB_PORT", "tcp://10.0.0.1:80"),
+        ("FREQMERGE_WEB_PORT_80_TCP_ADDR", "10.0.0.1"),
+        ("FREQMERGE_UNUSED", ""),
+        ("OTHER_MAX_BATCHSIZE", "64"),
+    ],
+)
+def test_what_kubernetes_adds_for_services_is_no_setting_and_no_mistake(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert read_settings() == Settings()
+
+
 def test_every_setting_says_what_it_is() -> None:
     assert all(len(field.description or "") > 15 for field in Settings.model_fields.values())
+
+
+def test_the_models_threads_sleep_while_they_wait_unless_the_operator_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    yield_idle_cores()
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    yield_idle_cores()
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"

@@ -84,7 +84,7 @@ async def test_metrics_come_as_openmetrics_to_those_who_ask(client: httpx.AsyncC
 
 async def test_metrics_have_base_units_one_prefix_and_a_help_text(start: Start) -> None:
     app = await start()
-    units = ("_total", "_seconds", "_bytes", "_images", "_info", "_size", "_ready")
+    units = ("_total", "_seconds", "_bytes", "_images", "_info", "_size", "_ready", "_in_flight")
     assert all(name.endswith(units) for name in metric_names(app.service.metrics.registry))
     ours = [family for family in app.service.metrics.registry.collect() if family.name.startswith("freqmerge")]
     assert all(len(family.documentation) > 10 for family in ours)
@@ -167,6 +167,7 @@ async def test_the_document_names_every_route(document: dict[str, Any]) -> None:
     routes = {(path, method) for path, methods in document["paths"].items() for method in methods}
     assert routes == {
         ("/classify", "post"),
+        ("/classify/batch", "post"),
         ("/heatmap", "get"),
         ("/heatmap", "post"),
         ("/live", "get"),
@@ -174,6 +175,15 @@ async def test_the_document_names_every_route(document: dict[str, Any]) -> None:
         ("/model", "get"),
         ("/labels", "get"),
         ("/metrics", "get"),
+        ("/v2", "get"),
+        ("/v2/health/live", "get"),
+        ("/v2/health/ready", "get"),
+        ("/v2/models/{model_name}", "get"),
+        ("/v2/models/{model_name}/versions/{model_version}", "get"),
+        ("/v2/models/{model_name}/ready", "get"),
+        ("/v2/models/{model_name}/versions/{model_version}/ready", "get"),
+        ("/v2/models/{model_name}/infer", "post"),
+        ("/v2/models/{model_name}/versions/{model_version}/infer", "post"),
     }
 
 
@@ -195,7 +205,7 @@ async def test_a_body_is_documented_as_a_binary_picture_and_as_a_form(document: 
 
 async def test_problems_are_documented_with_their_media_type(document: dict[str, Any]) -> None:
     answers = document["paths"]["/classify"]["post"]["responses"]
-    assert set(answers) == {"200", "408", "413", "415", "422", "429", "500", "503", "504"}
+    assert set(answers) == {"200", "401", "408", "413", "415", "422", "429", "500", "503", "504"}
     for status, answer in answers.items():
         media = "application/json" if status == "200" else "application/problem+json"
         name = "Classification" if status == "200" else "Problem"
@@ -203,9 +213,23 @@ async def test_problems_are_documented_with_their_media_type(document: dict[str,
 
 
 async def test_top_k_is_documented_with_its_range(document: dict[str, Any]) -> None:
-    [parameter] = document["paths"]["/classify"]["post"]["parameters"]
-    assert (parameter["schema"]["minimum"], parameter["schema"]["maximum"]) == (1, 100)
+    [parameter, timeout] = document["paths"]["/classify"]["post"]["parameters"]
+    assert (parameter["name"], parameter["schema"]["minimum"], parameter["schema"]["maximum"]) == ("top_k", 1, 100)
     assert parameter["schema"]["default"] == 5
+    assert (timeout["name"], timeout["in"], timeout["schema"]["minimum"]) == ("X-Request-Timeout-Ms", "header", 1)
+
+
+async def test_keys_are_documented_where_they_may_be_asked_for(document: dict[str, Any]) -> None:
+    assert set(document["components"]["securitySchemes"]) == {"bearer", "header"}
+    guarded = {path for path, methods in document["paths"].items() for found in methods.values() if "security" in found}
+    assert set(document["paths"]) - guarded == {"/live", "/ready", "/metrics", "/v2/health/live", "/v2/health/ready"}
+    answers = document["paths"]["/v2"]["get"]["responses"]["401"]["content"]
+    assert answers == {"application/json": {"schema": {"$ref": "#/components/schemas/InferenceError"}}}
+
+
+@pytest.mark.parametrize("path", ["/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/double"])
+async def test_the_inference_protocol_answers_a_head_request(client: httpx.AsyncClient, path: str) -> None:
+    assert (await client.head(path)).status_code == 200
 
 
 async def test_no_operation_has_the_name_of_another(document: dict[str, Any]) -> None:

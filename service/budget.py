@@ -1,0 +1,48 @@
+"""A bound on the memory of work that runs at the same time on several threads."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class ByteBudget:
+    """Bytes that jobs hold while they run; who finds too few left waits, in the order of arrival."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.held = 0
+        """Bytes held now; at most the limit."""
+        self._line: deque[object] = deque()
+        self._changed = threading.Condition()
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that wait for their bytes."""
+        return len(self._line)
+
+    @contextmanager
+    def hold(self, size: int) -> Iterator[None]:
+        """Blocks this thread until so many bytes are free, and holds them for the block.
+
+        A job that needs more than the limit counts as the limit: it runs alone.
+        """
+        size = min(size, self.limit)
+        self._take(size)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self.held -= size
+                self._changed.notify_all()
+
+    def _take(self, size: int) -> None:
+        turn = object()
+        with self._changed:
+            self._line.append(turn)
+            self._changed.wait_for(lambda: self._line[0] is turn and self.held + size <= self.limit)
+            self._line.popleft()
+            self.held += size
+            self._changed.notify_all()
