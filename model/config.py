@@ -71,14 +71,21 @@ class ModelConfig(Frozen):
     scoring: str = Field("lfgm", description="strategy that reduces tokens, by name (see model.strategies)")
     rescore: Literal["grid", "pool"] = Field(
         "grid",
-        description="score after the first merge: 'grid' spreads tokens over their patches and scores again, "
-        "'pool' pools the first score over the patches of each token",
+        description="score after the first merge: 'grid' scores again (frequency scores spread the tokens over their "
+        "patches for it), 'pool' pools the first score over the patches of each token",
     )
     match_on: Literal["keys", "tokens"] = Field("keys", description="features whose cosine decides who merges")
     cosine: Literal["signed", "clamped"] = Field(
         "signed",
         description="negative cosines: 'signed' penalises them too, which raises them towards 0, "
         "'clamped' sets them to 0",
+    )
+    score_scale: Literal["minmax", "rank"] = Field(
+        "minmax",
+        description="what the penalty sees of a score: 'minmax' its value, 'rank' the share of the tokens below it",
+    )
+    pair_score: Literal["max", "mean"] = Field(
+        "max", description="how the scores of two tokens protect their pair: the larger one, or their mean"
     )
 
     @field_validator("merge_layers")

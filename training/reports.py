@@ -111,7 +111,7 @@ def findings(entries: Sequence[Entry]) -> list[str]:
         for reference in dict.fromkeys(other for _, other, _ in pairs)
     ]
     if first := next((entry for entry in entries if "top1" in entry), None):
-        told += _about_the_sample(first)
+        told += about_the_sample(first)
     if len(pairs) > 1:
         told.append(
             f"p-values are of single tests; with {len(pairs)} of them, {0.05 * len(pairs):.1f} below 0.05 are expected "
@@ -160,7 +160,7 @@ def verdict(own: Entry, other: Entry, found: Mapping[str, Any]) -> str:
     said = outcome(found)
     beats = "" if said == "better" else f": it does not beat {other['label']}"
     at = "" if own["budget"] is None else f" at {own['budget']:.0%} of the plain cost"
-    return f"{own['label']} against {other['label']}{at}: {points}, McNemar's p: {_p(found['p'])}; {said}{beats}."
+    return f"{own['label']} against {other['label']}{at}: {points}, McNemar's p: {p_value(found['p'])}; {said}{beats}."
 
 
 def remarks(
@@ -230,7 +230,7 @@ def _about_gains(entries: Sequence[Entry]) -> list[str]:
     claim = claims.METHODS["freqmerge"].top1 - claims.METHODS["tome"].top1
     told = [f"The seed claims {claim:+.2f} points for FreqMerge over ToMe."]
     told += [verdict(found["lfgm"], found[other], paired) for other, paired in found["lfgm"]["against"].items()]
-    return told + _about_the_sample(found["lfgm"])
+    return told + about_the_sample(found["lfgm"])
 
 
 def _about_alpha(alphas: Sequence[Entry]) -> list[str]:
@@ -245,7 +245,8 @@ def _about_alpha(alphas: Sequence[Entry]) -> list[str]:
     ]
 
 
-def _about_the_sample(entry: Entry) -> list[str]:
+def about_the_sample(entry: Entry) -> list[str]:
+    """How far an accuracy over these images can be trusted."""
     told = []
     if entry["images"] < TEST_IMAGES:
         told.append(f"Only {entry['images']:,} of {TEST_IMAGES:,} test images: a trial, not a result.")
@@ -337,10 +338,11 @@ def _against(entry: Entry, reference: str) -> str:
         if other.rpartition("/")[2] == reference:
             return (
                 f"{100 * found['difference']:+.2f} [{100 * found['low']:+.2f}, {100 * found['high']:+.2f}], "
-                f"{_p(found['p'])}"
+                f"{p_value(found['p'])}"
             )
     return ""
 
 
-def _p(p: float) -> str:
+def p_value(p: float) -> str:
+    """A p-value as tables print it."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"

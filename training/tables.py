@@ -12,7 +12,7 @@ from typing import Any
 
 from model import files
 from model.checkpoint import Manifest, default_checkpoint_path, read_manifest
-from training import cli, records, reports
+from training import cli, records, reports, verdicts
 from training.reports import table
 from training.studies import STUDIES
 
@@ -65,7 +65,8 @@ def study(name: str) -> Callable[[Path], str]:
 
     def full(results: Path) -> str:
         found = records.read(f"ablation_{name}", results)
-        return reports.study_table(found) + _below(reports.findings(found), found)
+        told = verdicts.findings(found) if name == "score" else reports.findings(found)
+        return reports.study_table(found) + _below(told, found)
 
     return full
 
