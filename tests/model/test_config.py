@@ -38,7 +38,8 @@ def test_json_gives_the_same_config_back():
         (
             "scoring",
             "magic",
-            "scoring: expected one of attention, evit, inverted, lfgm, none, pitome, random, shuffled, sobel, tofu, "
+            "scoring: expected one of attention, detail_weighted, evit, feature_detail, inverted, lfgm, none, "
+            "normalised_detail, pitome, pixel_detail, random, random_merge, shuffled, sobel, stream_detail, tofu, "
             "tomecis, found 'magic'",
         ),
         ("merge_counts", (13,), "merge_counts: expected none or one count for each of the 4 merge_layers, found (13,)"),

@@ -14,7 +14,7 @@ def study(entries: Sequence[dict[str, Any]], path: Path) -> None:
     from matplotlib.figure import Figure  # slow to import, and only needed here
 
     measured = [entry for entry in entries if "top1" in entry]
-    if all(entry["study"] == "score" for entry in entries):
+    if all(entry.get("study") == "score" for entry in entries):
         figure = Figure(figsize=(4 + 3 * len({entry["budget"] for entry in measured}), 9), layout="constrained")
         _differences(figure, measured)
         return _save(figure, path)
