@@ -151,7 +151,7 @@ def _variants(base: ModelConfig, seeds: int) -> list[Row]:
     other = "pool" if base.rescore == "grid" else "grid"
     changes = {
         "lfgm": [*penalties, {"rescore": other}, {"cosine": "clamped"}, {"match_on": "tokens"}],
-        "normalised_detail": penalties,
+        "normalised_detail": [change for change in penalties if "pair_score" not in change],
         TOME: [{"match_on": "tokens"}],
     }
     return rows + [_changed(base.replace(scoring=name), change) for name, each in changes.items() for change in each]
