@@ -126,26 +126,32 @@ def at_budgets(vit: VisionTransformer, base: ModelConfig, config: AblationConfig
 def score(vit: VisionTransformer, base: ModelConfig, config: AblationConfig) -> list[Row]:
     """Whether the frequency score earns its place: its variants and controls on three schedules.
 
-    The checkpoint's own; half of the tokens in each of its blocks; half in one block more, before them.
+    The checkpoint's own; half of the tokens in each of its blocks, with every other choice of the config too; half in
+    one block more, before them.
     """
     whole = budget.cost(vit, base.replace(keep_rate=1.0))
     first, second = (*base.merge_layers, len(vit.blocks))[:2]
     earlier = (max(0, 2 * first - second), *base.merge_layers) if first > 0 else base.merge_layers
-    rows = [_plain(base), *_variants(base, config.seeds), *_later(vit, base, config)]
+    rows = [_plain(base), *_scores(base, config.seeds), *_later(vit, base, config)]
     for layers in dict.fromkeys((base.merge_layers, earlier)):
         halved = base.replace(merge_layers=layers, keep_rate=0.5, merge_counts=())
         share = round(budget.cost(vit, halved) / whole, 2)
-        rows += [_within(share, row) for row in _variants(halved, config.seeds)]
+        measured = _scores(halved, config.seeds) + (_choices(halved) if layers == base.merge_layers else [])
+        rows += [_within(share, row) for row in measured]
     return rows
 
 
-def _variants(base: ModelConfig, seeds: int) -> list[Row]:
-    """One schedule under every score, and the frequency score under every other choice of the config."""
+def _scores(base: ModelConfig, seeds: int) -> list[Row]:
+    """One schedule under every score."""
     further = sorted(baselines.VARIANTS) + sorted(baselines.CONTROLS)
-    rows = [
+    return [
         replace(_strategy(base.replace(scoring=name), name, seeds), against=() if name == TOME else (TOME,))
         for name in (TOME, "lfgm", *further, "attention")
     ]
+
+
+def _choices(base: ModelConfig) -> list[Row]:
+    """One schedule under every other choice of the config, for the frequency score and its natural repair."""
     penalties: list[dict[str, Any]] = [{"alpha": value} for value in (0.25, 0.5, 1.0) if value != base.alpha]
     penalties += [{"score_scale": "rank"}, {"pair_score": "mean"}, {"score_scale": "rank", "pair_score": "mean"}]
     other = "pool" if base.rescore == "grid" else "grid"
@@ -154,7 +160,7 @@ def _variants(base: ModelConfig, seeds: int) -> list[Row]:
         "normalised_detail": [change for change in penalties if "pair_score" not in change],
         TOME: [{"match_on": "tokens"}],
     }
-    return rows + [_changed(base.replace(scoring=name), change) for name, each in changes.items() for change in each]
+    return [_changed(base.replace(scoring=name), change) for name, each in changes.items() for change in each]
 
 
 def _later(vit: VisionTransformer, base: ModelConfig, config: AblationConfig) -> list[Row]:

@@ -209,7 +209,9 @@ def test_the_study_of_the_score_covers_every_form_and_control_on_three_schedules
     assert [config.keep_rate for config in schedules.values()] == [0.7, 0.5, 0.5]
     for share in schedules:
         names = {row.name.rpartition("/")[2] for row in rows if row.budget == share}
-        assert names >= {*baselines.VARIANTS, *baselines.CONTROLS, "lfgm alpha 1.0", "lfgm score_scale rank"}
+        assert names >= {*baselines.VARIANTS, *baselines.CONTROLS, "none", "attention"}
+    halved = list(schedules)[1]
+    assert {row.name for row in rows} >= {f"{halved:g}/lfgm alpha 1.0", f"{halved:g}/lfgm score_scale rank"}
     assert all(row.against[0].rpartition("/")[2] == "none" for row in rows if row.name.rpartition("/")[2] == "lfgm")
     own = budget.cost(vit, small(scoring="lfgm"))
     later = [row for row in rows if row.name.endswith("later")]
