@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import timm
@@ -96,7 +97,8 @@ class FreqMergeViT(nn.Module):
                 stream = stream._replace(tokens=x)
                 continue
             view, stream = self._attend(layer, images, stream, bias, first)
-            first, stream = self._reduce(view, stream, self.schedule[layer])
+            with _in_full(x.device.type):
+                first, stream = self._reduce(view, stream, self.schedule[layer])
             if trace:
                 score = first.score if self.config.rescore == "pool" else view.patch_score()
                 steps.append(Trace(layer, score, stream.source_map))
@@ -129,8 +131,9 @@ class FreqMergeViT(nn.Module):
             with_attention=self.strategy.needs_attention,
         )
         if first is None:
-            mean = x[:, prefix:].float().mean(dim=2)
-            first = First(mean, score_values(mean, self.basis))
+            with _in_full(x.device.type):
+                mean = x[:, prefix:].float().mean(dim=2)
+                first = First(mean, score_values(mean, self.basis))
         view = View(
             tokens=x[:, prefix:],
             size=stream.size,
@@ -199,6 +202,12 @@ class FreqMergeViT(nn.Module):
                 pooled = 0.5 * (x.amax(dim=1) + pooled)
         logits = vit.head(vit.head_drop(vit.fc_norm(pooled)))
         return logits
+
+
+def _in_full(device: str) -> AbstractContextManager[Any]:
+    """Scores, similarities and token indices keep their float32 where autocast would round their products."""
+    # entered only inside autocast: an exported or compiled graph of a whole model is to stay free of such regions
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def build(
