@@ -142,6 +142,8 @@ def pick_device(name: str) -> torch.device:
         raise EngineError(f"device: expected auto, cpu, cuda or cuda:N, found {name!r}") from error
     if device.type == "cuda":
         count = torch.cuda.device_count()
+        if not count:
+            raise EngineError(f"device: expected cpu or auto, as this torch sees no CUDA device, found {name!r}")
         if (device.index or 0) >= count:
             raise EngineError(f"device: expected a CUDA device below {count}, found {name!r}; use device cpu or auto")
         return torch.device("cuda", device.index or 0)

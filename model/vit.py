@@ -238,7 +238,10 @@ def build(
     try:
         vit = timm.create_model(config.backbone, pretrained=pretrained, **arguments)
     except (TypeError, AssertionError, ValueError) as error:
-        raise BackboneError(f"backbone {config.backbone}: timm refuses {arguments}: {error}") from error
+        raise BackboneError(
+            f"backbone {config.backbone}: expected a timm VisionTransformer, which alone can merge, and arguments that "
+            f"fit it; timm refuses {arguments}: {error}"
+        ) from error
     return FreqMergeViT(vit, config)
 
 

@@ -72,8 +72,9 @@ def ablate(config: AblationConfig, changes: dict[str, Any], command: str) -> dic
     for name in chosen(config.study):
         rows = STUDIES[name](bench.vit, base, config)
         found[name] = run(name, rows, measurements, config)
-        records.write(f"ablation_{name}", command, found[name], bench.device, config.results)
+        path = records.write(f"ablation_{name}", command, found[name], bench.device, config.results)
         _publish(name, found[name], config, command)
+        print(f"recorded: {path}")
     return found
 
 
@@ -152,9 +153,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ).parse_args(arguments)
     config = AblationConfig(**cli.given(AblationConfig, parsed))
     command = cli.command("training.ablation", arguments)
-    found = ablate(config, cli.given(ModelConfig, parsed), command)
-    where = ", ".join(str(config.results / f"ablation_{name}.jsonl") for name in found)
-    print(f"recorded: {where}, {config.output_dir / 'logs' / 'ablation_results.json'}")
+    ablate(config, cli.given(ModelConfig, parsed), command)
+    print(f"recorded: {config.output_dir / 'logs' / 'ablation_results.json'}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,50 +10,61 @@ from model import files
 
 
 def study(entries: Sequence[dict[str, Any]], path: Path) -> None:
-    """Top-1 of every row against its cost where budgets are compared, else one dot per row."""
+    """Paired differences where rows are tested; top-1 against cost where methods meet at budgets."""
     from matplotlib.figure import Figure  # slow to import, and only needed here
 
     measured = [entry for entry in entries if "top1" in entry]
-    if all(entry.get("study") == "score" for entry in entries):
-        figure = Figure(figsize=(4 + 3 * len({entry["budget"] for entry in measured}), 9), layout="constrained")
-        _differences(figure, measured)
-        return _save(figure, path)
-    figure = Figure(figsize=(10, 5), layout="constrained")
-    axes = figure.subplots()
-    if any(entry["budget"] is not None for entry in measured):
-        _costs(axes, measured)
+    budgets = any(entry["budget"] is not None for entry in measured)
+    tested = [entry for entry in measured if entry.get("against")]
+    figure = Figure(layout="constrained")
+    if tested and (not budgets or tested[0].get("study") == "score"):
+        _differences(figure, tested, {entry["row"]: entry["label"] for entry in measured})
     else:
-        _dots(axes, measured)
-    axes.grid(alpha=0.3)
-    _save(figure, path)
-
-
-def _save(figure: Any, path: Path) -> None:
+        figure.set_size_inches(10, 5)
+        axes = figure.subplots()
+        _costs(axes, measured) if budgets else _dots(axes, measured)
+        axes.grid(alpha=0.3)
+    figure.suptitle(_origin(measured), fontsize=10)
     with files.replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=130)
 
 
-def _differences(figure: Any, entries: Sequence[dict[str, Any]]) -> None:
-    """One panel per schedule: every row's paired difference from ToMe on the same blocks, with its 95 % interval."""
-    paired = [entry for entry in entries if entry["against"]]
-    labels = list(dict.fromkeys(entry["label"] for entry in paired))
-    shares = list(dict.fromkeys(entry["budget"] for entry in paired))
+def _origin(entries: Sequence[dict[str, Any]]) -> str:
+    """Which study this is, and of what."""
+    first = entries[0] if entries else {}
+    parts = [f"study {first['study']}"] if "study" in first else []
+    parts += [str(first["checkpoint"])] if "checkpoint" in first else []
+    parts += [f"{first['images']:,} test images"] if "images" in first else []
+    return ", ".join(parts)
+
+
+def _differences(figure: Any, entries: Sequence[dict[str, Any]], names: Mapping[str, str]) -> None:
+    """One panel per schedule: every row's paired difference from its first reference, with its 95 % interval."""
+    labels = list(dict.fromkeys(entry["label"] for entry in entries))
+    shares = list(dict.fromkeys(entry["budget"] for entry in entries))
+    figure.set_size_inches(4 + 3.2 * len(shares), 1.8 + 0.27 * len(labels))
     panels = figure.subplots(1, len(shares), sharey=True, squeeze=False)[0]
     for axes, share in zip(panels, shares, strict=True):
-        for entry in paired:
-            if entry["budget"] != share:
-                continue
-            found = next(iter(entry["against"].values()))
-            colour = {"F": "tab:red", "c": "0.5"}.get(entry["label"][0], "tab:blue")
-            middle, low, high = (100 * found[key] for key in ("difference", "low", "high"))
-            error = [[middle - low], [high - middle]]
-            axes.errorbar(middle, labels.index(entry["label"]), xerr=error, fmt="o", markersize=4, color=colour)
+        rows = [entry for entry in entries if entry["budget"] == share]
+        for entry in rows:
+            _difference(axes, labels.index(entry["label"]), entry)
+        reference = next(iter(rows[0]["against"]))
         axes.axvline(0, color="0.3", linewidth=1)
         axes.grid(alpha=0.3)
-        axes.set_title("the checkpoint's schedule" if share is None else f"{share:.0%} of the plain cost", fontsize=10)
-        axes.set_xlabel("points against ToMe")
+        if len(shares) > 1:
+            title = "the checkpoint's schedule" if share is None else f"{share:.0%} of the plain cost"
+            axes.set_title(title, fontsize=10)
+        axes.set_xlabel(f"points against {names.get(reference, reference)}", fontsize=9)
     panels[0].set_yticks(range(len(labels)), labels, fontsize=8)
     panels[0].invert_yaxis()
+
+
+def _difference(axes: Any, height: int, entry: dict[str, Any]) -> None:
+    """Red for forms of FreqMerge, grey for controls, blue for the others."""
+    found = next(iter(entry["against"].values()))
+    colour = {"FreqMerge": "tab:red", "control:": "0.5"}.get(entry["label"].split(",")[0].split()[0], "tab:blue")
+    middle, low, high = (100 * found[key] for key in ("difference", "low", "high"))
+    axes.errorbar(middle, height, xerr=[[middle - low], [high - middle]], fmt="o", markersize=4, color=colour)
 
 
 def _costs(axes: Any, entries: Sequence[dict[str, Any]]) -> None:
