@@ -39,7 +39,9 @@ def _origin(entries: Sequence[dict[str, Any]]) -> str:
 
 
 def _differences(figure: Any, entries: Sequence[dict[str, Any]], names: Mapping[str, str]) -> None:
-    """One panel per schedule: every row's paired difference from its first reference, with its 95 % interval."""
+    """One panel per schedule: every row's paired difference from the first reference, with its 95 % interval."""
+    first = next(iter(entries[0]["against"]))
+    entries = [entry for entry in entries if _compared(entry, first)]
     labels = list(dict.fromkeys(entry["label"] for entry in entries))
     shares = list(dict.fromkeys(entry["budget"] for entry in entries))
     figure.set_size_inches(4 + 3.2 * len(shares), 1.8 + 0.27 * len(labels))
@@ -47,22 +49,26 @@ def _differences(figure: Any, entries: Sequence[dict[str, Any]], names: Mapping[
     for axes, share in zip(panels, shares, strict=True):
         rows = [entry for entry in entries if entry["budget"] == share]
         for entry in rows:
-            _difference(axes, labels.index(entry["label"]), entry)
-        reference = next(iter(rows[0]["against"]))
+            _difference(axes, labels.index(entry["label"]), entry["label"], _compared(entry, first))
         axes.axvline(0, color="0.3", linewidth=1)
         axes.grid(alpha=0.3)
         if len(shares) > 1:
             title = "the checkpoint's schedule" if share is None else f"{share:.0%} of the plain cost"
             axes.set_title(title, fontsize=10)
-        axes.set_xlabel(f"points against {names.get(reference, reference)}", fontsize=9)
+        axes.set_xlabel(f"points against {names.get(first, first)}", fontsize=9)
     panels[0].set_yticks(range(len(labels)), labels, fontsize=8)
     panels[0].invert_yaxis()
 
 
-def _difference(axes: Any, height: int, entry: dict[str, Any]) -> None:
+def _compared(entry: dict[str, Any], reference: str) -> dict[str, float]:
+    """The comparison with a reference of the entry's own schedule; empty where there is none."""
+    found: dict[str, dict[str, float]] = {other.rpartition("/")[2]: pair for other, pair in entry["against"].items()}
+    return found.get(reference.rpartition("/")[2], {})
+
+
+def _difference(axes: Any, height: int, label: str, found: Mapping[str, float]) -> None:
     """Red for forms of FreqMerge, grey for controls, blue for the others."""
-    found = next(iter(entry["against"].values()))
-    colour = {"FreqMerge": "tab:red", "control:": "0.5"}.get(entry["label"].split(",")[0].split()[0], "tab:blue")
+    colour = {"FreqMerge": "tab:red", "control:": "0.5"}.get(label.split(",")[0].split()[0], "tab:blue")
     middle, low, high = (100 * found[key] for key in ("difference", "low", "high"))
     axes.errorbar(middle, height, xerr=[[middle - low], [high - middle]], fmt="o", markersize=4, color=colour)
 
