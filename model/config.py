@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
 
 from model.errors import ConfigError
 
@@ -12,6 +13,16 @@ F = TypeVar("F", bound="Frozen")
 
 BackboneArg = bool | int | float | str
 """A value that timm's `create_model` takes and JSON can hold."""
+
+OUTSIDE = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
+"""pydantic's errors of a number outside its range."""
+
+RANGES: dict[tuple[str, ...], str] = {
+    ("ge", "le"): "{:.12g} to {:.12g}",
+    ("ge", "lt"): "{:.12g} to below {:.12g}",
+    ("gt", "le"): "above {:.12g}, at most {:.12g}",
+    ("gt", "lt"): "above {:.12g}, below {:.12g}",
+}
 
 
 class Frozen(BaseModel):
@@ -71,14 +82,21 @@ class ModelConfig(Frozen):
     scoring: str = Field("lfgm", description="strategy that reduces tokens, by name (see model.strategies)")
     rescore: Literal["grid", "pool"] = Field(
         "grid",
-        description="score after the first merge: 'grid' spreads tokens over their patches and scores again, "
-        "'pool' pools the first score over the patches of each token",
+        description="score after the first merge: 'grid' scores again (frequency scores spread the tokens over their "
+        "patches for it), 'pool' pools the first score over the patches of each token",
     )
     match_on: Literal["keys", "tokens"] = Field("keys", description="features whose cosine decides who merges")
     cosine: Literal["signed", "clamped"] = Field(
         "signed",
         description="negative cosines: 'signed' penalises them too, which raises them towards 0, "
         "'clamped' sets them to 0",
+    )
+    score_scale: Literal["minmax", "rank"] = Field(
+        "minmax",
+        description="what the penalty sees of a score: 'minmax' its value, 'rank' the share of the tokens below it",
+    )
+    pair_score: Literal["max", "mean"] = Field(
+        "max", description="how the scores of two tokens protect their pair: the larger one, or their mean"
     )
 
     @field_validator("merge_layers")
@@ -124,7 +142,17 @@ def _problem(item: Any, record: type[BaseModel]) -> str:
     message = message[:1].lower() + message[1:]
     if item["type"] == "extra_forbidden":
         return f"{field}: unknown field of {record.__name__}; known are {', '.join(record.model_fields)}"
+    if item["type"] in OUTSIDE and len(item["loc"]) == 1 and (told := _range(record.model_fields[item["loc"][0]])):
+        message = told
     if item["type"] == "missing":
         return f"{field}: missing from {record.__name__}"
     expected = message if message.startswith("expected") else f"expected {message}"
     return f"{field}: {expected}, found {item['input']!r}"
+
+
+def _range(field: FieldInfo) -> str:
+    """Such as '0 to 1'; empty if the field is not bounded on both sides."""
+    limits = ("ge", "gt", "le", "lt")
+    bounds = {name: getattr(bound, name) for bound in field.metadata for name in limits if hasattr(bound, name)}
+    ends = tuple(name for name in limits if name in bounds)
+    return RANGES.get(ends, "").format(*(bounds[name] for name in ends))

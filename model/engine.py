@@ -1,35 +1,31 @@
 """Engines: run one batch of uint8 images on one device, synchronously.
 
-`eager` runs the module as it is, `inductor` compiles it with torch.compile. `auto` takes the best the
-machine has and says why in `reason`.
+`eager` runs the module as it is, `inductor` compiles it with torch.compile, `tensorrt` runs an engine that TensorRT
+built. `auto` takes the best the machine has and says why in `reason`.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import NamedTuple, Protocol, runtime_checkable
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
-from torch import Tensor, nn
+from jaxtyping import UInt8
 
+from model import tensorrt_engine
+from model.batch import EngineOutput
 from model.checkpoint import Checkpoint
+from model.classifier import DTYPES, Classifier, Precision, classifier_of
 from model.errors import EngineError
-from model.preprocess import InputStage
-from model.vit import FreqMergeOutput, FreqMergeViT
+from model.torch_engine import TorchEngine
+
+__all__ = ["KINDS", "Classifier", "Engine", "EngineOutput", "create_engine", "pick_device"]
 
 log = logging.getLogger(__name__)
 
-KINDS = ("eager", "inductor")
-
-
-class EngineOutput(NamedTuple):
-    """Host arrays of one batch."""
-
-    logits: Float[np.ndarray, "batch classes"]
-    frequency_score: Float[np.ndarray, "batch patches"]
-    source_map: Int[np.ndarray, "batch patches"]
+KINDS = ("eager", "inductor", "tensorrt")
 
 
 @runtime_checkable
@@ -38,7 +34,7 @@ class Engine(Protocol):
 
     @property
     def kind(self) -> str:
-        """'eager' or 'inductor'."""
+        """'eager', 'inductor' or 'tensorrt'."""
         ...
 
     @property
@@ -48,7 +44,7 @@ class Engine(Protocol):
 
     @property
     def reason(self) -> str:
-        """Why `auto` took this kind; empty if the kind was asked for."""
+        """Why this kind was taken; empty if it is what was asked for."""
         ...
 
     @property
@@ -70,112 +66,70 @@ class Engine(Protocol):
         ...
 
 
-class Classifier(nn.Module):
-    """The whole graph: uint8 at the native size in, logits, score and source map out."""
-
-    def __init__(self, model: FreqMergeViT, input_stage: InputStage) -> None:
-        super().__init__()
-        self.input_stage = input_stage
-        self.model = model
-
-    def forward(self, images: UInt8[Tensor, "batch 3 native native"]) -> FreqMergeOutput:
-        """Answer of the model for raw images."""
-        output: FreqMergeOutput = self.model(self.input_stage(images))
-        return output
-
-
-class TorchEngine:
-    """Engine that runs a `Classifier` through torch, eagerly or compiled."""
-
-    def __init__(
-        self, classifier: Classifier, kind: str, device: torch.device, max_batch_size: int, reason: str = ""
-    ) -> None:
-        self.kind = kind
-        self.device = str(device)
-        self.reason = reason
-        self.max_batch_size = max_batch_size
-        self.native_size = classifier.input_stage.native_size
-        self._device = device
-        module = classifier.to(device).eval()
-        self._sizes = _bucket_sizes(max_batch_size) if kind == "inductor" else ()
-        self._call = torch.compile(module, fullgraph=True, dynamic=False) if kind == "inductor" else module
-
-    def warm_up(self) -> None:
-        """Runs every batch size that is compiled for, or the smallest and largest one if none is."""
-        for size in self._sizes or (1, self.max_batch_size):
-            self.run(np.zeros((size, 3, self.native_size, self.native_size), np.uint8))
-
-    def run(self, images: UInt8[np.ndarray, "batch 3 native native"]) -> EngineOutput:
-        """The answer for 1..max_batch_size images; raises `EngineError`."""
-        self._check(images)
-        count = len(images)
-        padded = self._padded(torch.from_numpy(images))
-        try:
-            with torch.inference_mode():
-                output = self._call(padded.to(self._device, non_blocking=True))
-                answers = [part[:count].cpu().numpy() for part in output[:3]]
-        except Exception as error:  # torch raises many types; callers need one
-            raise EngineError(f"{self.kind} engine on {self.device} failed on {count} images: {error}") from error
-        return EngineOutput(
-            answers[0].astype(np.float32, copy=False), answers[1], answers[2].astype(np.int64, copy=False)
-        )
-
-    def _padded(self, images: Tensor) -> Tensor:
-        # a compiled graph exists for these sizes only, so that serving never compiles
-        size = next((size for size in self._sizes if size >= len(images)), len(images))
-        return (
-            torch.cat([images, images.new_zeros(size - len(images), *images.shape[1:])])
-            if size > len(images)
-            else images
-        )
-
-    def _check(self, images: np.ndarray) -> None:
-        side = self.native_size
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (3, side, side):
-            raise EngineError(
-                f"expected uint8 images [batch, 3, {side}, {side}], found {images.dtype} {list(images.shape)}"
-            )
-        if not 1 <= len(images) <= self.max_batch_size:
-            raise EngineError(f"expected 1..{self.max_batch_size} images, found {len(images)}; split the batch")
-
-
 def create_engine(
     checkpoint: Checkpoint,
     kind: str = "auto",
     device: str = "auto",
     max_batch_size: int = 32,
     threads: int | None = None,
+    precision: str = "auto",
+    cache: Path | None = None,
 ) -> Engine:
-    """An engine for the checkpoint; `kind` auto, eager or inductor, `device` auto, cpu, cuda or cuda:N.
+    """An engine for the checkpoint; `kind` auto, eager, inductor or tensorrt, `device` auto, cpu, cuda or cuda:N.
 
-    `threads` sets torch's CPU threads for the whole process. `auto` compiles on CUDA and falls back to
-    eager when compiling fails, on a CPU it stays eager; `reason` tells. Raises `EngineError` for an unknown
-    kind or a device that is not there.
+    `threads` sets torch's CPU threads for the whole process. `precision` is auto, fp32, fp16 or bf16; auto is fp16 on
+    CUDA and fp32 on a CPU. `cache` is where TensorRT engines are kept; building one takes minutes. On CUDA `auto` tries
+    tensorrt, then inductor, then eager; on a CPU it stays eager; `tensorrt` falls back to inductor; `reason`
+    tells. The engine changes the checkpoint's model. Raises `EngineError` for an unknown kind or precision, or a
+    device that is not there.
     """
-    if kind != "auto" and kind not in KINDS:
-        raise EngineError(f"engine: expected one of auto, {', '.join(KINDS)}, found {kind!r}")
+    _check_names(kind, precision)
     if threads is not None:
         torch.set_num_threads(threads)
     place = pick_device(device)
-    classifier = Classifier(
-        checkpoint.model, InputStage(checkpoint.manifest.preprocess, checkpoint.model.config.image_size)
-    )
-    if kind != "auto":
-        return TorchEngine(classifier, kind, place, max_batch_size)
-    return _best(classifier, place, max_batch_size)
+    exact = _precision(precision, place)
+
+    def make(taken: str, reason: str) -> Engine:
+        if taken == "tensorrt":
+            engine = tensorrt_engine.cached(checkpoint, exact, place, max_batch_size, cache)
+            native_size = checkpoint.manifest.preprocess.native_size
+            return tensorrt_engine.TensorRTEngine(engine, native_size, place, max_batch_size, reason)
+        return TorchEngine(classifier_of(checkpoint, exact), taken, place, max_batch_size, reason)
+
+    if kind in ("eager", "inductor"):
+        return make(kind, "")
+    if kind == "auto" and place.type == "cpu":
+        return make("eager", "eager: on a CPU compiling takes minutes and gains little")
+    failed: list[str] = []
+    *tried, last = ("tensorrt", "inductor") if kind == "tensorrt" else ("tensorrt", "inductor", "eager")
+    for taken in tried:
+        try:
+            engine = make(taken, _reason(taken, kind, failed))
+            engine.warm_up()
+        except EngineError as error:
+            log.warning("%s is not usable here: %s", taken, error)
+            failed.append(f"{taken} failed ({error})")
+        else:
+            return engine
+    return make(last, _reason(last, kind, failed))
 
 
-def _best(classifier: Classifier, device: torch.device, max_batch_size: int) -> Engine:
-    if device.type == "cpu":
-        reason = "eager: on a CPU compiling takes minutes and gains little"
-        return TorchEngine(classifier, "eager", device, max_batch_size, reason)
-    compiled = TorchEngine(classifier, "inductor", device, max_batch_size, "inductor: a CUDA device is present")
-    try:
-        compiled.warm_up()
-    except EngineError as error:
-        log.warning("inductor is not usable here, serving eager: %s", error)
-        return TorchEngine(classifier, "eager", device, max_batch_size, f"eager: inductor failed ({error})")
-    return compiled
+def _reason(taken: str, kind: str, failed: list[str]) -> str:
+    if failed:
+        return f"{taken}: {'; '.join(failed)}"
+    return "" if taken == kind else f"{taken}: the best that a CUDA device with these packages has"
+
+
+def _check_names(kind: str, precision: str) -> None:
+    if kind != "auto" and kind not in KINDS:
+        raise EngineError(f"engine: expected one of auto, {', '.join(KINDS)}, found {kind!r}")
+    if precision != "auto" and precision not in DTYPES:
+        raise EngineError(f"precision: expected one of auto, {', '.join(DTYPES)}, found {precision!r}")
+
+
+def _precision(name: str, device: torch.device) -> Precision:
+    exact: dict[str, Precision] = {"fp32": "fp32", "fp16": "fp16", "bf16": "bf16"}
+    return exact.get(name, "fp16" if device.type == "cuda" else "fp32")
 
 
 def pick_device(name: str) -> torch.device:
@@ -188,15 +142,11 @@ def pick_device(name: str) -> torch.device:
         raise EngineError(f"device: expected auto, cpu, cuda or cuda:N, found {name!r}") from error
     if device.type == "cuda":
         count = torch.cuda.device_count()
+        if not count:
+            raise EngineError(f"device: expected cpu or auto, as this torch sees no CUDA device, found {name!r}")
         if (device.index or 0) >= count:
             raise EngineError(f"device: expected a CUDA device below {count}, found {name!r}; use device cpu or auto")
         return torch.device("cuda", device.index or 0)
     if device.type != "cpu":
         raise EngineError(f"device: expected auto, cpu, cuda or cuda:N, found {name!r}")
     return device
-
-
-def _bucket_sizes(max_batch_size: int) -> tuple[int, ...]:
-    """Powers of two up to the largest batch, and that one."""
-    powers = [1 << k for k in range(max_batch_size.bit_length()) if 1 << k < max_batch_size]
-    return (*powers, max_batch_size)

@@ -5,6 +5,7 @@ FreqMergeError
 ├── BackboneError     a timm model that cannot merge tokens
 ├── CheckpointError   a file that is not a whole, trusted FreqMerge checkpoint
 ├── EngineError       an engine that cannot be built, or a batch it cannot run
+│   └── ArtifactError a compiled file that is damaged, or was made of something else than is asked for
 └── ImageError        an array or picture of the wrong shape or type
 """
 
@@ -27,6 +28,10 @@ class CheckpointError(FreqMergeError):
 
 class EngineError(FreqMergeError, RuntimeError):
     """An engine that cannot be built here, or a batch that it cannot run."""
+
+
+class ArtifactError(EngineError):
+    """A compiled file that is damaged, or made from another checkpoint, for another GPU or by other versions."""
 
 
 class ImageError(FreqMergeError, ValueError):

@@ -76,6 +76,24 @@ def score_values(
     return normalise(high_pass(values, basis).square())
 
 
+def channel_energy(
+    features: Float[Tensor, "batch patches dim"], basis: Float[Tensor, "patches modes"]
+) -> Float[Tensor, "batch patches"]:
+    """High-frequency energy of all channels: the mean over c of ((I - U U^T) F_c)², float32 or wider."""
+    wide = features if features.dtype == torch.float64 else features.float()
+    modes = basis.to(wide.dtype)
+    return (wide - modes @ (modes.T @ wide)).square().mean(dim=2)
+
+
+def rank(score: Float[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens"]:
+    """The share of the other tokens of the image whose score is lower, 0..1; equal scores share the lowest rank.
+
+    By comparison of all pairs, because a sort of sorted indices needs a gather.
+    """
+    lower = (score[:, None, :] < score[:, :, None]).float().sum(dim=2)
+    return lower / max(1, score.shape[1] - 1)
+
+
 def frequency_score(
     tokens: Float[Tensor, "batch patches dim"], grid: tuple[int, int], radius: int
 ) -> Float[Tensor, "batch patches"]:

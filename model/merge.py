@@ -9,6 +9,8 @@ the same code is one TensorRT graph.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -22,8 +24,9 @@ def penalised_similarity(
     score: Float[Tensor, "batch tokens"] | None,
     alpha: float,
     clamp: bool = False,
+    pair_score: Literal["max", "mean"] = "max",
 ) -> Float[Tensor, "batch sources destinations"]:
-    """Cosine of every source with every destination, times 1 - alpha · max of their scores.
+    """Cosine of every source with every destination, times 1 - alpha · the larger (or the mean) of their scores.
 
     Float32. `score` is in 0..1 and protects; None or alpha = 0 leaves the cosine of ToMe. A negative
     cosine is raised towards 0 by the penalty, never above an unprotected positive one; with `clamp` it is 0
@@ -35,7 +38,8 @@ def penalised_similarity(
         cosine = cosine.clamp(min=0)
     if score is None or alpha == 0:
         return cosine
-    protect = torch.maximum(score[:, 1::2, None], score[:, None, 0::2])
+    source, destination = score[:, 1::2, None], score[:, None, 0::2]
+    protect = torch.maximum(source, destination) if pair_score == "max" else (source + destination) / 2
     return cosine * (1 - alpha * protect)
 
 
@@ -49,7 +53,9 @@ def match(similarity: Float[Tensor, "batch sources destinations"], merged: int) 
     best, partner = (found[:, :, 0] for found in similarity.topk(1, dim=2))
     position = torch.arange(sources, device=similarity.device)
     leaving = (best.topk(merged, dim=1).indices[:, :, None] == position).any(dim=1)
-    stays = torch.cumsum((~leaving).int(), dim=1) - 1
+    # counted, not cumsum, which TensorRT would run as a loop with one step per token
+    before = position < position[:, None]
+    stays = (before & ~leaving[:, None, :]).int().sum(dim=2)
     source_row = torch.where(leaving, partner + (sources - merged), stays)
     destination_row = torch.arange(destinations, device=similarity.device) + (sources - merged)
     return interleave(source_row, destination_row.expand(batch, -1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import timm
@@ -17,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from model.attention import attention_half, check_block, mlp_half
 from model.config import ModelConfig
 from model.errors import BackboneError, ConfigError
-from model.frequency import low_pass_basis, score_values
+from model.frequency import low_pass_basis, rank, score_values
 from model.merge import assignment_matrix, follow
 from model.schedule import token_schedule
 from model.strategies import STRATEGIES, First, Strategy, View
@@ -95,11 +96,12 @@ class FreqMergeViT(nn.Module):
                 x = self._run(block, stream.tokens, **masked)
                 stream = stream._replace(tokens=x)
                 continue
-            view, stream = self._attend(layer, stream, bias, first)
-            first = view.first
-            stream = self._reduce(view, stream, self.schedule[layer])
+            view, stream = self._attend(layer, images, stream, bias, first)
+            with _in_full(x.device.type):
+                first, stream = self._reduce(view, stream, self.schedule[layer])
             if trace:
-                steps.append(Trace(layer, view.patch_score(), stream.source_map))
+                score = first.score if self.config.rescore == "pool" else view.patch_score()
+                steps.append(Trace(layer, score, stream.source_map))
             stream = stream._replace(tokens=self._run(mlp_half, block, stream.tokens))
         assert first is not None  # merge_layers is never empty
         logits = self._head(vit.norm(stream.tokens), stream.size)
@@ -115,7 +117,9 @@ class FreqMergeViT(nn.Module):
             return checkpoint(part, *arguments, use_reentrant=False, **named)
         return part(*arguments, **named)
 
-    def _attend(self, layer: int, stream: Stream, bias: Tensor | None, first: First | None) -> tuple[View, Stream]:
+    def _attend(
+        self, layer: int, images: Tensor, stream: Stream, bias: Tensor | None, first: First | None
+    ) -> tuple[View, Stream]:
         """The attention half of a merging block, and what its strategy then sees."""
         prefix = self.vit.num_prefix_tokens
         x, keys, received, importance = self._run(
@@ -127,14 +131,16 @@ class FreqMergeViT(nn.Module):
             with_attention=self.strategy.needs_attention,
         )
         if first is None:
-            mean = x[:, prefix:].float().mean(dim=2)
-            first = First(mean, score_values(mean, self.basis))
+            with _in_full(x.device.type):
+                mean = x[:, prefix:].float().mean(dim=2)
+                first = First(mean, score_values(mean, self.basis))
         view = View(
             tokens=x[:, prefix:],
             size=stream.size,
             features=(keys if self.config.match_on == "keys" else x)[:, prefix:],
             attention=None if received is None else received[:, prefix:],
             importance=None if importance is None else importance[:, prefix:],
+            images=images,
             source_map=stream.source_map,
             grid=self.grid,
             basis=self.basis,
@@ -144,14 +150,23 @@ class FreqMergeViT(nn.Module):
         )
         return view, stream._replace(tokens=x)
 
-    def _reduce(self, view: View, stream: Stream, kept: int) -> Stream:
-        """The stream with `kept` patch tokens."""
+    def _reduce(self, view: View, stream: Stream, kept: int) -> tuple[First, Stream]:
+        """The stream with `kept` patch tokens, and what later blocks may ask about the first that merged."""
+        first = view.first
         if kept == view.tokens.shape[1]:
-            return stream
-        row = self.strategy.assign(view, self.strategy.score(view), kept)
+            return first, stream
+        if self.config.rescore == "pool" and first.protection is not None:
+            score: Tensor | None = view.pooled(first.protection)
+        else:
+            score = self.strategy.score(view)
+        if view.is_first:
+            first = first._replace(protection=score)
+        if score is not None and self.config.score_scale == "rank":
+            score = rank(score)
+        row = self.strategy.assign(view, score, kept)
         tokens, size = self.strategy.combine(view, assignment_matrix(row, kept))
         prefix = stream.tokens[:, : self.vit.num_prefix_tokens]
-        return Stream(torch.cat([prefix, tokens], dim=1), size, follow(stream.source_map, row))
+        return first, Stream(torch.cat([prefix, tokens], dim=1), size, follow(stream.source_map, row))
 
     @property
     def strategy(self) -> Strategy:
@@ -189,6 +204,12 @@ class FreqMergeViT(nn.Module):
         return logits
 
 
+def _in_full(device: str) -> AbstractContextManager[Any]:
+    """Scores, similarities and token indices keep their float32 where autocast would round their products."""
+    # entered only inside autocast: an exported or compiled graph of a whole model is to stay free of such regions
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+
+
 def build(
     config: ModelConfig, pretrained: bool = False, *, drop_path: float = 0.0, patch_drop: float = 0.0
 ) -> FreqMergeViT:
@@ -217,7 +238,10 @@ def build(
     try:
         vit = timm.create_model(config.backbone, pretrained=pretrained, **arguments)
     except (TypeError, AssertionError, ValueError) as error:
-        raise BackboneError(f"backbone {config.backbone}: timm refuses {arguments}: {error}") from error
+        raise BackboneError(
+            f"backbone {config.backbone}: expected a timm VisionTransformer, which alone can merge, and arguments that "
+            f"fit it; timm refuses {arguments}: {error}"
+        ) from error
     return FreqMergeViT(vit, config)
 
 

@@ -54,7 +54,15 @@ def load_model(settings: Settings) -> ServedModel:
     try:
         path = settings.checkpoint or default_checkpoint_path()
         checkpoint = load_checkpoint(path, **settings.config_overrides)
-        engine = create_engine(checkpoint, settings.engine, settings.device, settings.max_batch_size, settings.threads)
+        engine = create_engine(
+            checkpoint,
+            settings.engine,
+            settings.device,
+            settings.max_batch_size,
+            settings.threads,
+            settings.precision,
+            settings.engine_cache,
+        )
     except FreqMergeError as error:
         raise StartupError(f"the model cannot be loaded: {error}") from error
     model = checkpoint.model

@@ -38,8 +38,15 @@ class Settings(BaseSettings):
     alpha: float | None = Field(
         None, ge=0, le=1, description="frequency penalty weight, instead of the checkpoint's; 0 is ToMe"
     )
-    engine: Literal["auto", "eager", "inductor"] = Field(
+    engine: Literal["auto", "eager", "inductor", "tensorrt"] = Field(
         "auto", description="how the model runs; auto takes the best that the machine has"
+    )
+    precision: Literal["auto", "fp32", "fp16", "bf16"] = Field(
+        "auto", description="numbers that the model computes with; auto is fp16 on CUDA and fp32 on a CPU"
+    )
+    engine_cache: Path | None = Field(
+        None,
+        description="folder that keeps TensorRT engines from one start to the next; unset: one is built at every start",
     )
     device: str = Field(
         "auto",
@@ -158,7 +165,7 @@ class Settings(BaseSettings):
         description="share of requests that leave a line in the log; failures of the service always do",
     )
 
-    @field_validator("engine", "device", "log_level", mode="before")
+    @field_validator("engine", "precision", "device", "log_level", mode="before")
     @classmethod
     def _lower_case(cls, value: Any) -> Any:
         return value.strip().lower() if isinstance(value, str) else value

@@ -13,10 +13,10 @@ import numpy as np
 from jaxtyping import Bool
 
 from model import ModelConfig, files
-from training import cli, plots, records, reports
+from training import cli, plots, records, reports, verdicts
 from training.bench import ARCHITECTURE, Bench, Cost
 from training.scores import Scores, scores
-from training.statistics import compare, standard_error
+from training.statistics import compare, confirm, standard_error
 from training.studies import STUDIES, AblationConfig, Row, chosen
 
 
@@ -72,8 +72,9 @@ def ablate(config: AblationConfig, changes: dict[str, Any], command: str) -> dic
     for name in chosen(config.study):
         rows = STUDIES[name](bench.vit, base, config)
         found[name] = run(name, rows, measurements, config)
-        records.write(f"ablation_{name}", command, found[name], bench.device, config.results)
+        path = records.write(f"ablation_{name}", command, found[name], bench.device, config.results)
         _publish(name, found[name], config, command)
+        print(f"recorded: {path}")
     return found
 
 
@@ -94,6 +95,8 @@ def _entry(study: str, row: Row, reachable: dict[str, Row], measurements: Measur
         return told | {"unreachable": row.problem}
     found = [measurements.measured(row.config, seed).scores for seed in range(row.seeds)]
     top1 = [one.top1 for one in found]
+    right = measurements.right(row)
+    references = {other: measurements.right(reachable[other]) for other in row.against if other in reachable}
     means = {field: statistics.mean(getattr(one, field) for one in found) for field in Scores._fields}
     return told | {
         "config": row.config.model_dump(mode="json"),
@@ -102,11 +105,8 @@ def _entry(study: str, row: Row, reachable: dict[str, Row], measurements: Measur
         "top1_per_seed": top1,
         "standard_error": standard_error(means["top1"], len(measurements.bench.images)),
         **measurements.cost(row.config)._asdict(),
-        "against": {
-            other: compare(measurements.right(row), measurements.right(reachable[other]))._asdict()
-            for other in row.against
-            if other in reachable
-        },
+        "against": {other: compare(right, reference)._asdict() for other, reference in references.items()},
+        "halves": {other: confirm(right, reference)._asdict() for other, reference in references.items()},
     }
 
 
@@ -120,7 +120,8 @@ def _timed(rows: dict[str, Row], bench: Bench, config: AblationConfig) -> dict[s
 
 def _publish(name: str, entries: list[dict[str, Any]], config: AblationConfig, command: str) -> None:
     logs = config.output_dir / "logs"
-    table = reports.study_table(entries) + "".join(f"\n{line}\n" for line in reports.findings(entries))
+    told = verdicts.findings(entries) if name == "score" else reports.findings(entries)
+    table = reports.study_table(entries) + "".join(f"\n{line}\n" for line in told)
     files.write_text(logs / f"ablation_{name}.md", f"# Study {name}\n\n`{command}`\n\n{table}")
     _merge_json(logs / "ablation_results.json", name, entries)
     plots.study(entries, config.output_dir / "visualizations" / f"ablation_{name}.png")
@@ -152,9 +153,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ).parse_args(arguments)
     config = AblationConfig(**cli.given(AblationConfig, parsed))
     command = cli.command("training.ablation", arguments)
-    found = ablate(config, cli.given(ModelConfig, parsed), command)
-    where = ", ".join(str(config.results / f"ablation_{name}.jsonl") for name in found)
-    print(f"recorded: {where}, {config.output_dir / 'logs' / 'ablation_results.json'}")
+    ablate(config, cli.given(ModelConfig, parsed), command)
+    print(f"recorded: {config.output_dir / 'logs' / 'ablation_results.json'}")
 
 
 if __name__ == "__main__":

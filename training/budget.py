@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from timm.models.vision_transformer import VisionTransformer
 
 from model import FreqMergeViT, ModelConfig, build
@@ -97,8 +97,12 @@ class CountConfig(Frozen):
     """Where the counts go."""
 
     results: Path = Field(records.RESULTS, description="folder of the result files")
-    tome_counts: tuple[int, ...] = Field((8, 10, 12, 13, 14, 16), description="ToMe's r, tokens merged in every block")
-    rhos: tuple[float, ...] = Field((0.7, 0.6), description="DynamicViT's keep rates beside 0.5")
+    tome_counts: tuple[PositiveInt, ...] = Field(
+        (8, 10, 12, 13, 14, 16), description="ToMe's r, tokens merged in every block"
+    )
+    rhos: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        (0.7, 0.6), description="DynamicViT's keep rates beside 0.5"
+    )
 
 
 def count_settings(config: CountConfig, model_config: ModelConfig) -> list[dict[str, Any]]:

@@ -9,21 +9,25 @@ import types
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 from pydantic.fields import FieldInfo
 
 from model.config import Frozen
-from model.errors import FreqMergeError
+from model.errors import ConfigError, FreqMergeError
+from model.strategies import STRATEGIES
 
 R = TypeVar("R", bound=Frozen)
+
+NAMES = {"scoring": tuple(sorted(STRATEGIES)), "strategies": tuple(sorted(STRATEGIES))}
+"""What may be said for fields that name something registered."""
 
 
 def parser(
     program: str, description: str, *records: type[Frozen], without: Sequence[str] = ()
 ) -> argparse.ArgumentParser:
     """A parser with one flag per field of the records, but for the fields named in `without`."""
-    result = argparse.ArgumentParser(prog=program, description=description, allow_abbrev=False)
+    result = _Parser(prog=program, description=description, allow_abbrev=False)
     for record in records:
         group = result.add_argument_group(record.__name__)
         for name, field in record.model_fields.items():
@@ -33,8 +37,13 @@ def parser(
 
 
 def given(record: type[R], arguments: argparse.Namespace) -> dict[str, Any]:
-    """The fields of `record` that the command line named."""
-    return {name: value for name, value in vars(arguments).items() if name in record.model_fields}
+    """The fields of `record` that the command line named; raises `ConfigError` if one without a default is missing."""
+    named = vars(arguments)
+    missing = [name for name, field in record.model_fields.items() if field.is_required() and name not in named]
+    if missing:
+        told = (f"--{name} is needed: {record.model_fields[name].description}" for name in missing)
+        raise ConfigError("; ".join(told))
+    return {name: value for name, value in named.items() if name in record.model_fields}
 
 
 def command(module: str, arguments: Sequence[str] | None = None) -> str:
@@ -49,18 +58,19 @@ def run(main: Callable[[], None]) -> None:
     except (FreqMergeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stopped:
+        print(": ".join(["interrupted", *map(str, stopped.args)]), file=sys.stderr)
         sys.exit(130)
 
 
 def _add(group: argparse._ArgumentGroup, name: str, field: FieldInfo) -> None:
-    default = field.get_default(call_default_factory=True)
-    text = f"{field.description} (default: {_shown(default)})".replace("%", "%%")
+    default = "required" if field.is_required() else f"default: {_shown(field.get_default(call_default_factory=True))}"
+    choices = NAMES.get(name) or _choices(field.annotation)
+    told = f"one of {', '.join(choices)}; {default}" if choices else default
+    text = f"{field.description} ({told})".replace("%", "%%")
     if field.annotation is bool:
-        group.add_argument(f"--{name}", action="store_true", default=argparse.SUPPRESS, help=text)
         group.add_argument(
-            f"--no_{name}", dest=name, action="store_false", default=argparse.SUPPRESS, help=f"not {name}"
+            f"--{name}", f"--no_{name}", dest=name, action=_Switch, nargs=0, default=argparse.SUPPRESS, help=text
         )
         return
     many = typing.get_origin(field.annotation) in (tuple, dict)
@@ -75,6 +85,19 @@ def _add(group: argparse._ArgumentGroup, name: str, field: FieldInfo) -> None:
         metavar="KEY=VALUE" if typing.get_origin(field.annotation) is dict else name.upper(),
         help=text,
     )
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, where argparse prints every flag first."""
+        self.exit(2, f"error: {message}; --help lists the flags\n")
+
+
+class _Switch(argparse.Action):
+    def __call__(
+        self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None
+    ) -> None:
+        setattr(namespace, self.dest, option_string == f"--{self.dest}")
 
 
 class _Pairs(argparse.Action):
@@ -98,16 +121,27 @@ def _key_value(text: str) -> tuple[str, Any]:
 
 def _reader(annotation: Any) -> Callable[[str], Any]:
     """What turns one word of the command line into the field's type; ranges are the config's business."""
-    if typing.get_origin(annotation) in (tuple, types.UnionType):
-        annotation = typing.get_args(annotation)[0]
+    annotation = _inner(annotation)
     if typing.get_origin(annotation) is Literal or annotation is Any:
         return str
     return annotation if annotation in (int, float, Path) else str
 
 
+def _inner(annotation: Any) -> Any:
+    """The type of one word: of a tuple's item, or of an optional or annotated value."""
+    while typing.get_origin(annotation) in (tuple, types.UnionType, typing.Annotated):
+        annotation = typing.get_args(annotation)[0]
+    return annotation
+
+
+def _choices(annotation: Any) -> tuple[str, ...]:
+    inner = _inner(annotation)
+    return typing.get_args(inner) if typing.get_origin(inner) is Literal else ()
+
+
 def _shown(default: Any) -> str:
     if isinstance(default, tuple):
-        return " ".join(str(item) for item in default)
+        return " ".join(str(item) for item in default) or "none"
     if isinstance(default, dict):
         return " ".join(f"{key}={value}" for key, value in default.items()) or "none"
     return "none" if default is None else str(default)

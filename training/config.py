@@ -106,7 +106,7 @@ class TrainConfig(Frozen):
     seed: int = Field(0, ge=0, description="seed of weights, split, order and augmentation")
     save_every_s: float = Field(120.0, gt=0, description="seconds between saves of the state that --resume reads")
     resume: bool = Field(False, description="continue the run whose state is in output_dir")
-    overwrite: bool = Field(False, description="start over although output_dir holds an unfinished run")
+    overwrite: bool = Field(False, description="replace the run that output_dir holds, finished or not")
 
     @field_validator("mixup", "cutmix")
     @classmethod

@@ -6,11 +6,13 @@ Alone, every function here is the identity.
 
 from __future__ import annotations
 
+import inspect
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -68,7 +70,11 @@ def share(module: nn.Module, device: torch.device) -> nn.Module:
     if size() == 1:
         return module
     ids = [device.index] if device.type == "cuda" else None
-    return DistributedDataParallel(module, device_ids=ids, broadcast_buffers=False)
+    # no buffer of ours changes; torch 2.13 gave the argument another name and warns of the old one
+    known = inspect.signature(DistributedDataParallel).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    still: dict[str, Any] = {name: False}
+    return DistributedDataParallel(module, device_ids=ids, **still)
 
 
 def total(values: Sequence[float], device: torch.device) -> list[float]:

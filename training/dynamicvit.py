@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import nn
 
 from model.checkpoint import read_manifest
@@ -43,7 +43,9 @@ class MeasureConfig(Frozen):
 
     results: Path = Field(records.RESULTS, description="folder of the result files")
     benchmark: bool = Field(False, description="measure images/s beside the plain ViT")
-    batch_sizes: tuple[int, ...] = Field((1, 8, 32, 64, 256), min_length=1, description="batches that are timed")
+    batch_sizes: tuple[PositiveInt, ...] = Field(
+        (1, 8, 32, 64, 256), min_length=1, description="batches that are timed"
+    )
     repeats: int = Field(15, ge=3, description="timed passes per model and batch size")
     warm_up: int = Field(3, ge=1, description="passes before timing")
 
@@ -115,6 +117,7 @@ def _work(
         found = measure(config, wanted, command)
         print(f"rho {found['rho']:g}, best epoch {found['epoch']} of {found['epochs']}")
         print(report(found))
+        print(f"written: {config.checkpoint_path}")
         print(f"recorded: {wanted.results / 'dynamicvit.jsonl'}")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, PositiveInt, field_validator
 
 from model import ModelConfig
 from model.labels import CLASS_NAMES
@@ -22,7 +22,9 @@ class EvaluateConfig(BenchConfig):
 
     freqmerge: bool = Field(True, description="merge as configured; --no_freqmerge is the plain ViT")
     benchmark: bool = Field(False, description="measure images/s beside the plain ViT")
-    batch_sizes: tuple[int, ...] = Field((1, 8, 32, 64, 256), min_length=1, description="batches that are timed")
+    batch_sizes: tuple[PositiveInt, ...] = Field(
+        (1, 8, 32, 64, 256), min_length=1, description="batches that are timed"
+    )
     visualize: bool = Field(False, description="draw the frequency score of some test images")
     confusion: bool = Field(False, description="draw the confusion matrix")
     pictured: tuple[str, ...] = Field(

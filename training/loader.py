@@ -36,8 +36,8 @@ class Loader:
     def __init__(self, images: Images, config: TrainConfig, preprocess: Preprocess, device: torch.device) -> None:
         self.config, self.device = config, device
         self.batch = config.batch_size * distributed.size()
-        self.steps = max(1, len(images) // self.batch)
-        _check_count(len(images), self.batch, config.mixes)
+        self.steps = len(images) // self.batch
+        _check_count(len(images), config.batch_size)
         self.pictures = (
             randaugment.RandAugmented(images.pixels, config.rand_augment, preprocess) if config.rand_augment else None
         )
@@ -69,14 +69,14 @@ class Loader:
             yield Images(pixels, self.images.labels[rows.to(self.device)])
 
 
-def _check_count(images: int, batch: int, mixes: bool) -> None:
-    if images < batch and distributed.size() > 1:
+def _check_count(images: int, batch_size: int) -> None:
+    processes = distributed.size()
+    if images < batch_size * processes:
+        together = f" in each of {processes} processes" if processes > 1 else ""
         raise DataError(
-            f"expected at least {batch} training images (batch_size × {distributed.size()} processes), found {images}; "
-            "lower --batch_size"
+            f"batch_size: expected at most {images // processes}{together}, because there are {images} training "
+            f"images, found {batch_size}"
         )
-    if mixes and min(images, batch) % 2:
-        raise DataError(f"mixup, cutmix: expected an even number of images in a batch, found {min(images, batch)}")
 
 
 class SpeedConfig(Frozen):
@@ -145,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command = cli.command("training.loader", arguments)
     path = records.write("loader", command, [found], pick_device(config.device), own.results)
     print(f"{found['loader']:.0f} images/s; {found['loader_enlarged']:.0f} enlarged to {found['image_size']}")
-    print(f"written to {path}")
+    print(f"recorded: {path}")
 
 
 if __name__ == "__main__":

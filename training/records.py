@@ -28,9 +28,13 @@ def machine(device: torch.device) -> dict[str, Any]:
 def write(
     name: str, command: str, results: Sequence[dict[str, Any]], device: torch.device, folder: Path = RESULTS
 ) -> Path:
-    """Replaces `folder/name.jsonl` by these results, each line with command, machine, commit and time."""
+    """Replaces `folder/name.jsonl` by these results, each line with command, machine, commit and time.
+
+    A trial on fewer test images does not replace a result on more: it goes to `folder/trials/`, which no table reads.
+    """
     recipe = _recipe(command, device)
-    return _write(name, [{**result, **recipe} for result in results], folder)
+    trial = _images(results) < _images(read(name, folder) if (folder / f"{name}.jsonl").is_file() else [])
+    return _write(name, [{**result, **recipe} for result in results], folder / "trials" if trial else folder)
 
 
 def add(
@@ -65,6 +69,11 @@ def _recipe(command: str, device: torch.device) -> dict[str, Any]:
         "commit": _commit(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _images(results: Sequence[dict[str, Any]]) -> int:
+    """The fewest test images that one of the results is of; 0 where results are of none."""
+    return min((result.get("images", 0) for result in results), default=0)
 
 
 def _write(name: str, entries: Sequence[dict[str, Any]], folder: Path) -> Path:

@@ -73,6 +73,16 @@ def _scores(checkpoint: Checkpoint, images: Images, config: ReleaseConfig, prefi
     return {f"{prefix}top1": found.top1, f"{prefix}top5": found.top5, f"{prefix}loss": found.loss}
 
 
+def report(manifest: Manifest) -> str:
+    """The scores as text for people: with the merging of the release, and without any."""
+    found = manifest.scores
+    return "\n".join(
+        f"{label:<16}top-1 {found[f'{prefix}top1']:.2%}, top-5 {found[f'{prefix}top5']:.2%}, "
+        f"NLL {found[f'{prefix}loss']:.4f} nats"
+        for label, prefix in (("as released", ""), ("without merging", "plain_"))
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line of the release."""
     parsed = cli.parser(
@@ -85,8 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     changes = cli.given(ModelConfig, parsed)
     command = cli.command("training.release", arguments)
     manifest = release(ReleaseConfig(**cli.given(ReleaseConfig, parsed)), changes, command)
-    for name, value in manifest.scores.items():
-        print(f"{name:>12} {value:.4f}")
+    print(report(manifest))
+    print(f"written: {parsed.out}, {parsed.out.with_suffix('.json')}")
 
 
 if __name__ == "__main__":

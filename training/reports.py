@@ -55,15 +55,33 @@ def methods(entries: Sequence[Entry], dynamicvit: Sequence[Entry]) -> str:
         "tome": found.get(TOME),
         "freqmerge": found.get("lfgm"),
     }
-    head = ["method"]
-    for column in ("parameters (M)", "GMACs", "images/s", "top-1 (%)"):
+    head = ["method", "measured setting"]
+    for column in ("parameters (M)", "GMACs", _timing_head(entries), "top-1 (%)"):
         head += [f"{column}: seed", "measured"]
     rows = [
-        [claims.SEED_LABELS[name], *_pairs(claims.METHODS[name], entry, entries)] for name, entry in sources.items()
+        [claims.SEED_LABELS[name], _setting(entry), *_pairs(claims.METHODS[name], entry, entries)]
+        for name, entry in sources.items()
     ]
     best = found.get(TOME_BEST)
-    rows.append(["ToMe, every block", *_pairs(None, best, entries)])
+    rows.append(["ToMe, every block", _setting(best), *_pairs(None, best, entries)])
     return table(head, rows)
+
+
+def _setting(entry: Entry | None) -> str:
+    """What was measured, where the seed's name of a row says something else."""
+    if entry is None:
+        return ""
+    if "rho" in entry:
+        return f"ρ = {entry['rho']:g}, {entry['epochs']} epochs"
+    config = ModelConfig(**entry["config"])
+    if not config.merges:
+        return "nothing merges"
+    blocks = f"blocks {' '.join(str(layer) for layer in config.merge_layers)}"
+    if config.merge_counts:
+        lowest, highest = min(config.merge_counts), max(config.merge_counts)
+        return f"{lowest if lowest == highest else f'{lowest} to {highest}'} tokens in every block"
+    strength = f", α {config.alpha:g}" if config.scoring == "lfgm" else ""
+    return f"keep rate {config.keep_rate:g}{strength}, {blocks}"
 
 
 def alpha(entries: Sequence[Entry]) -> str:
@@ -84,16 +102,17 @@ def scoring(entries: Sequence[Entry]) -> str:
     return _beside("strategy", rows, TOME, "ToMe, same blocks")
 
 
-def source(entries: Sequence[Entry]) -> str:
-    """Where the measured numbers come from."""
+def source(entries: Sequence[Entry], *others: Sequence[Entry]) -> str:
+    """Where the measured numbers come from; of `others` only the command is named."""
     if not entries:
         return ""
     first = entries[0]
     machine = first["machine"]
+    further = "".join(f" Also `{other[0]['command']}`, commit {other[0]['commit']}." for other in others if other)
     return (
         f"Measured: `{first['command']}`, checkpoint `{first['checkpoint']}` ({first['digest'][:12]}), "
         f"{first['images']:,} test images, {first['precision']}; {machine['device']}, {machine['threads']} threads, "
-        f"torch {machine['torch']}, timm {machine['timm']}; commit {first['commit']}."
+        f"torch {machine['torch']}, timm {machine['timm']}; commit {first['commit']}.{further}"
     )
 
 
@@ -111,10 +130,11 @@ def findings(entries: Sequence[Entry]) -> list[str]:
         for reference in dict.fromkeys(other for _, other, _ in pairs)
     ]
     if first := next((entry for entry in entries if "top1" in entry), None):
-        told += _about_the_sample(first)
-    if len(pairs) > 1:
+        told += about_the_sample(first)
+    tests = sum(len(entry.get("against", {})) for entry in entries)
+    if tests > 1:
         told.append(
-            f"p-values are of single tests; with {len(pairs)} of them, {0.05 * len(pairs):.1f} below 0.05 are expected "
+            f"p-values are of single tests; with {tests} of them, {0.05 * tests:.1f} below 0.05 are expected "
             "by chance alone."
         )
     return told + _out_of_reach(entries)
@@ -160,7 +180,7 @@ def verdict(own: Entry, other: Entry, found: Mapping[str, Any]) -> str:
     said = outcome(found)
     beats = "" if said == "better" else f": it does not beat {other['label']}"
     at = "" if own["budget"] is None else f" at {own['budget']:.0%} of the plain cost"
-    return f"{own['label']} against {other['label']}{at}: {points}, McNemar's p: {_p(found['p'])}; {said}{beats}."
+    return f"{own['label']} against {other['label']}{at}: {points}, McNemar's p: {p_value(found['p'])}; {said}{beats}."
 
 
 def remarks(
@@ -230,7 +250,7 @@ def _about_gains(entries: Sequence[Entry]) -> list[str]:
     claim = claims.METHODS["freqmerge"].top1 - claims.METHODS["tome"].top1
     told = [f"The seed claims {claim:+.2f} points for FreqMerge over ToMe."]
     told += [verdict(found["lfgm"], found[other], paired) for other, paired in found["lfgm"]["against"].items()]
-    return told + _about_the_sample(found["lfgm"])
+    return told + about_the_sample(found["lfgm"])
 
 
 def _about_alpha(alphas: Sequence[Entry]) -> list[str]:
@@ -245,7 +265,8 @@ def _about_alpha(alphas: Sequence[Entry]) -> list[str]:
     ]
 
 
-def _about_the_sample(entry: Entry) -> list[str]:
+def about_the_sample(entry: Entry) -> list[str]:
+    """How far an accuracy over these images can be trusted."""
     told = []
     if entry["images"] < TEST_IMAGES:
         told.append(f"Only {entry['images']:,} of {TEST_IMAGES:,} test images: a trial, not a result.")
@@ -337,10 +358,11 @@ def _against(entry: Entry, reference: str) -> str:
         if other.rpartition("/")[2] == reference:
             return (
                 f"{100 * found['difference']:+.2f} [{100 * found['low']:+.2f}, {100 * found['high']:+.2f}], "
-                f"{_p(found['p'])}"
+                f"{p_value(found['p'])}"
             )
     return ""
 
 
-def _p(p: float) -> str:
+def p_value(p: float) -> str:
+    """A p-value as tables print it."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +39,9 @@ def save(
 
 def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any], dict[str, Any]]:
     """State dicts by name, the optimizer's state dict, and the facts; raises `ResumeError`."""
-    if not path.is_file():
-        raise ResumeError(f"resume: expected the state of a run at {path}, found none; start without --resume")
-    try:
-        with safe_open(path, framework="pt") as opened:
-            facts = json.loads((opened.metadata() or {})["run"], object_hook=_heard)
-            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise ResumeError(f"resume: expected the state of a run in {path}, found a damaged file ({error})") from error
+    with _opened(path) as opened:
+        told = _facts(opened)
+        tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - not a dict
     modules: dict[str, dict[str, Tensor]] = {}
     slots: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
@@ -54,7 +51,29 @@ def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any], dict
             slots.setdefault(int(index), {})[slot] = tensor
         else:
             modules.setdefault(name, {})[rest] = tensor
-    return modules, {"state": slots, "param_groups": facts.pop("param_groups")}, facts
+    return modules, {"state": slots, "param_groups": told.pop("param_groups")}, told
+
+
+def facts(path: Path) -> dict[str, Any]:
+    """The facts alone, without reading the tensors; raises `ResumeError`."""
+    with _opened(path) as opened:
+        return _facts(opened)
+
+
+def _facts(opened: Any) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads((opened.metadata() or {})["run"], object_hook=_heard)
+    return told
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    if not path.is_file():
+        raise ResumeError(f"resume: expected the state of a run at {path}, found none; start without --resume")
+    try:
+        with safe_open(path, framework="pt") as opened:
+            yield opened
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise ResumeError(f"resume: expected the state of a run in {path}, found a damaged file ({error})") from error
 
 
 def _told(value: Any) -> dict[str, Any]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 from timm.models.vision_transformer import VisionTransformer
@@ -23,8 +23,10 @@ NO_PENALTY = "alpha=0"
 class AblationConfig(BenchConfig):
     """Which studies run, and over which values."""
 
-    study: Literal["alpha", "scoring", "budget", "radius", "all"] = Field(
-        "all", description="alpha, scoring, budget (methods at equal cost), radius or all"
+    study: Literal["alpha", "scoring", "budget", "radius", "score", "all"] = Field(
+        "all",
+        description="alpha, scoring, budget (methods at equal cost), radius, score (what the frequency score is worth, "
+        "and variants of it) or all",
     )
     alphas: tuple[float, ...] = Field((0.0, 0.25, 0.5, 0.7, 1.0), min_length=1, description="values of study alpha")
     radii: tuple[int, ...] = Field((0, 1, 2, 3, 4), min_length=1, description="values of study radius")
@@ -35,7 +37,9 @@ class AblationConfig(BenchConfig):
     )
     tolerance: float = Field(0.01, gt=0, lt=1, description="how far a fitted cost may be off, as a share")
     strategies: tuple[str, ...] = Field(
-        (), description="strategies of the studies scoring and budget; none takes all (budget: without the controls)"
+        (),
+        description="strategies of the studies scoring and budget; none takes all but the variants of the frequency "
+        "score (budget: without the controls, too)",
     )
     seeds: int = Field(3, ge=1, description="draws of strategies that are random")
     timing_batch: int = Field(32, ge=0, description="images per timed pass; 0 does not time")
@@ -98,7 +102,8 @@ def radius(vit: VisionTransformer, base: ModelConfig, config: AblationConfig) ->
 def scoring(vit: VisionTransformer, base: ModelConfig, config: AblationConfig) -> list[Row]:
     """Every strategy on the blocks and keep rate of the checkpoint, and ToMe at its own best for the same cost."""
     own = base.replace(scoring="lfgm")
-    wanted = list(dict.fromkeys([TOME, "lfgm", *(config.strategies or baselines.names())]))
+    methods = [name for name in baselines.names() if name not in baselines.VARIANTS]
+    wanted = list(dict.fromkeys([TOME, "lfgm", *(config.strategies or methods)]))
     rows = [_strategy(base.replace(scoring=name), name, config.seeds) for name in wanted]
     return [_plain(base), *rows, *_everywhere(vit, base, budget.cost(vit, own), config, None)]
 
@@ -106,7 +111,8 @@ def scoring(vit: VisionTransformer, base: ModelConfig, config: AblationConfig) -
 def at_budgets(vit: VisionTransformer, base: ModelConfig, config: AblationConfig) -> list[Row]:
     """Every method at the same counted cost, beside the checkpoint's own setting."""
     whole = budget.cost(vit, base.replace(keep_rate=1.0))
-    wanted = config.strategies or tuple(name for name in baselines.names() if name not in baselines.CONTROLS)
+    left_out = baselines.CONTROLS | baselines.VARIANTS
+    wanted = config.strategies or tuple(name for name in baselines.names() if name not in left_out)
     wanted = tuple(dict.fromkeys([TOME, "lfgm", *wanted]))
     rows = [_plain(base), *(_strategy(base.replace(scoring=name), name, config.seeds) for name in (TOME, "lfgm"))]
     rows += _everywhere(vit, base, budget.cost(vit, base.replace(scoring="lfgm")), config, None)
@@ -117,7 +123,71 @@ def at_budgets(vit: VisionTransformer, base: ModelConfig, config: AblationConfig
     return rows
 
 
-STUDIES: dict[str, Study] = {"alpha": alpha, "scoring": scoring, "budget": at_budgets, "radius": radius}
+def score(vit: VisionTransformer, base: ModelConfig, config: AblationConfig) -> list[Row]:
+    """Whether the frequency score earns its place: its variants and controls on three schedules.
+
+    The checkpoint's own; half of the tokens in each of its blocks, with every other choice of the config too; half in
+    one block more, before them.
+    """
+    whole = budget.cost(vit, base.replace(keep_rate=1.0))
+    first, second = (*base.merge_layers, len(vit.blocks))[:2]
+    earlier = (max(0, 2 * first - second), *base.merge_layers) if first > 0 else base.merge_layers
+    rows = [_plain(base), *_scores(base, config.seeds), *_later(vit, base, config)]
+    for layers in dict.fromkeys((base.merge_layers, earlier)):
+        halved = base.replace(merge_layers=layers, keep_rate=0.5, merge_counts=())
+        share = round(budget.cost(vit, halved) / whole, 2)
+        measured = _scores(halved, config.seeds) + (_choices(halved) if layers == base.merge_layers else [])
+        rows += [_within(share, row) for row in measured]
+    return rows
+
+
+def _scores(base: ModelConfig, seeds: int) -> list[Row]:
+    """One schedule under every score."""
+    further = sorted(baselines.VARIANTS) + sorted(baselines.CONTROLS)
+    return [
+        replace(_strategy(base.replace(scoring=name), name, seeds), against=() if name == TOME else (TOME,))
+        for name in (TOME, "lfgm", *further, "attention")
+    ]
+
+
+def _choices(base: ModelConfig) -> list[Row]:
+    """One schedule under every other choice of the config, for the frequency score and its natural repair."""
+    penalties: list[dict[str, Any]] = [{"alpha": value} for value in (0.25, 0.5, 1.0) if value != base.alpha]
+    penalties += [{"score_scale": "rank"}, {"pair_score": "mean"}, {"score_scale": "rank", "pair_score": "mean"}]
+    other = "pool" if base.rescore == "grid" else "grid"
+    changes = {
+        "lfgm": [*penalties, {"rescore": other}, {"cosine": "clamped"}, {"match_on": "tokens"}],
+        "normalised_detail": [change for change in penalties if "pair_score" not in change],
+        TOME: [{"match_on": "tokens"}],
+    }
+    return [_changed(base.replace(scoring=name), change) for name, each in changes.items() for change in each]
+
+
+def _later(vit: VisionTransformer, base: ModelConfig, config: AblationConfig) -> list[Row]:
+    """ToMe and FreqMerge one block later, for the cost of the checkpoint's own schedule."""
+    layers = tuple(layer + 1 for layer in base.merge_layers if layer + 1 < len(vit.blocks))
+    change = {"merge_layers": layers, "merge_counts": ()}
+    rows = [
+        Row(f"{name} later", f"{baselines.label(name)}, one block later", base.replace(scoring=name, **change), (TOME,))
+        for name in (TOME, "lfgm")
+    ]
+    macs = budget.cost(vit, base.replace(scoring="lfgm"))
+    return [_settled(row, partial(_fit_rate, vit, row, macs, config.tolerance)) for row in rows]
+
+
+def _changed(config: ModelConfig, change: Mapping[str, Any]) -> Row:
+    said = ", ".join(f"{field} {value}" for field, value in change.items())
+    label = f"{baselines.label(config.scoring)}, {said}"
+    return Row(f"{config.scoring} {said}", label, config.replace(**change), (TOME,))
+
+
+STUDIES: dict[str, Study] = {
+    "alpha": alpha,
+    "scoring": scoring,
+    "budget": at_budgets,
+    "radius": radius,
+    "score": score,
+}
 
 
 def chosen(study: str) -> Sequence[str]:
@@ -155,6 +225,11 @@ def _everywhere(
     own = Row(EVERYWHERE, "FreqMerge (LFGM), every block", base.replace(scoring="lfgm"), (TOME_BEST,))
     rows = [tome, own] if share is None else [_within(share, tome), _within(share, own)]
     return [_settled(row, partial(_fit_counts, vit, row, macs, config.tolerance)) for row in rows]
+
+
+def _fit_rate(vit: VisionTransformer, row: Row, macs: int, tolerance: float) -> budget.Fit:
+    assert row.config is not None
+    return budget.fit_keep_rate(vit, row.config, macs, tolerance)
 
 
 def _fit_counts(vit: VisionTransformer, row: Row, macs: int, tolerance: float) -> budget.Fit:

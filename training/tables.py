@@ -1,4 +1,4 @@
-"""`python -m training.tables`: the tables of the README, made from the records and nothing else.
+"""`python -m training.tables`: the tables of README.md and docs/, made from the records and nothing else.
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`; the rest of the page is left alone.
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 from model import files
 from model.checkpoint import Manifest, default_checkpoint_path, read_manifest
-from training import cli, records, reports
+from training import cli, records, reports, verdicts
 from training.reports import table
 from training.studies import STUDIES
 
@@ -44,8 +44,9 @@ def checkpoint(results: Path) -> str:
 def methods(results: Path) -> str:
     """The seed's table of methods with the measured numbers, and what has to be said beside it."""
     found, dynamicvit = _any("ablation_scoring", results), _any("dynamicvit", results)
-    told = reports.remarks(found, _any("counts", results), _any("ablation_alpha", results), dynamicvit)
-    return reports.methods(found, dynamicvit) + _below(told, found)
+    counts = _any("counts", results)
+    told = reports.remarks(found, counts, _any("ablation_alpha", results), dynamicvit)
+    return reports.methods(found, dynamicvit) + _below(told, found, counts, dynamicvit)
 
 
 def alpha(results: Path) -> str:
@@ -64,8 +65,11 @@ def study(name: str) -> Callable[[Path], str]:
     """The table of a study in full, for the docs."""
 
     def full(results: Path) -> str:
-        found = records.read(f"ablation_{name}", results)
-        return reports.study_table(found) + _below(reports.findings(found), found)
+        found = _any(f"ablation_{name}", results)
+        if not found:
+            return f"{reports.NOT_RUN}\n"
+        told = verdicts.findings(found) if name == "score" else reports.findings(found)
+        return reports.study_table(found) + _below(told, found)
 
     return full
 
@@ -90,9 +94,9 @@ def _any(name: str, results: Path) -> list[dict[str, Any]]:
     return records.read(name, results) if (results / f"{name}.jsonl").is_file() else []
 
 
-def _below(told: Sequence[str], found: Sequence[dict[str, Any]]) -> str:
+def _below(told: Sequence[str], found: Sequence[dict[str, Any]], *others: Sequence[dict[str, Any]]) -> str:
     lines = "".join(f"- {line}\n" for line in told)
-    origin = reports.source(found)
+    origin = reports.source(found, *others)
     return (f"\n{lines}" if lines else "") + (f"\n{origin}\n" if origin else "")
 
 
@@ -121,10 +125,21 @@ def _origin(manifest: Manifest) -> str:
     )
 
 
-def main() -> None:
-    """Rewrites the tables of README.md."""
-    page = Path("README.md")
-    files.write_text(page, fill(page.read_text(encoding="utf-8"), records.RESULTS))
+def pages(root: Path) -> list[Path]:
+    """The pages that may hold tables."""
+    return [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Rewrites every marked table; takes no flags but --help."""
+    cli.parser("python -m training.tables", "Write the tables of README.md and docs/ from docs/results/.").parse_args(
+        arguments
+    )
+    for page in pages(Path()):
+        text = page.read_text(encoding="utf-8")
+        if (filled := fill(text, records.RESULTS)) != text:
+            files.write_text(page, filled)
+            print(f"rewritten: {page}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import nn
 
 from model import ModelConfig, build
@@ -28,7 +28,7 @@ PLAIN, MERGED = "plain timm ViT", "FreqMerge"
 class TimingConfig(Frozen):
     """What is timed, how often, and where the results go."""
 
-    batch_sizes: tuple[int, ...] = Field((1, 8, 32), min_length=1, description="images per forward pass")
+    batch_sizes: tuple[PositiveInt, ...] = Field((1, 8, 32), min_length=1, description="images per forward pass")
     repeats: int = Field(15, ge=3, description="timed passes per model and batch size")
     warm_up: int = Field(3, ge=1, description="passes before timing")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
@@ -131,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"{result['model']:>16}  batch {result['batch_size']:>3}  {result['macs'] / 1e9:.2f} GMACs  "
             f"{result['parameters'] / 1e6:.1f} M  {result['images_per_s']:8.1f} images/s  {result['speed_up']:.2f}x"
         )
-    print(f"written to {path}; `python -m training.tables` puts them into the README")
+    print(f"recorded: {path}; `python -m training.tables` writes the tables from it")
 
 
 if __name__ == "__main__":

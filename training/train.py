@@ -7,15 +7,13 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from timm.optim._optim_factory import create_optimizer_v2
 from timm.scheduler.scheduler_factory import create_scheduler_v2
 from timm.utils.model_ema import ModelEmaV3
@@ -25,11 +23,11 @@ from tqdm import tqdm
 from model import ModelConfig, files
 from model.engine import pick_device
 from model.labels import CLASS_NAMES
-from training import cli, data, distributed, plots, state, task
+from training import cli, data, distributed, outputs, plots, progress, state, task
 from training.augment import Augmentation, seed_everything
 from training.config import FREE, TrainConfig
 from training.data import Images
-from training.errors import DivergedError, ResumeError, SaveError
+from training.errors import DivergedError, ResumeError
 from training.loader import Loader
 from training.scores import score
 from training.task import Task
@@ -71,6 +69,8 @@ class Run:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp_type is torch.float16)
         self.shared = distributed.share(self.objective, self.device)
         self.progress = Progress()
+        self.saved = ""
+        """Where the state stands that --resume would go on from; empty if there is none of this run."""
 
     def go(self) -> list[dict[str, Any]]:
         """Trains to the last epoch and returns the history.
@@ -193,11 +193,11 @@ class Run:
         return {"val_loss": loss, "val_top1": top1, "val_top5": top5}
 
     def _report(self, entry: dict[str, Any]) -> None:
-        with _saving(self.config.history_path):
+        with outputs.saving(self.config.history_path, bool(self.saved)):
             files.write_text(self.config.history_path, json.dumps(self.progress.history, indent=1) + "\n")
-        with _saving(self.config.curves_path):
+        with outputs.saving(self.config.curves_path, bool(self.saved)):
             plots.training_curves(self.progress.history, self.config.curves_path)
-        tqdm.write(" ".join(f"{key} {value:.4g}" for key, value in entry.items()), file=sys.stderr)
+        tqdm.write(progress.epoch(entry, self.config.epochs), file=sys.stderr)
 
     def _save_checkpoint(self, entry: dict[str, Any]) -> None:
         if distributed.rank() > 0:
@@ -212,7 +212,7 @@ class Run:
             **self.task.facts,
         }
         scores = {key: value for key, value in entry.items() if key in ("val_top1", "val_top5")}
-        with _saving(self.config.checkpoint_path):
+        with outputs.saving(self.config.checkpoint_path, bool(self.saved)):
             self.task.save(self.config.checkpoint_path, self._judged(), scores, training)
 
     def _judged(self) -> nn.Module:
@@ -226,9 +226,15 @@ class Run:
         modules = {"model": self.model.state_dict()}
         if self.ema is not None:
             modules["ema"] = self.ema.module.state_dict()
-        facts = {"progress": vars(self.progress), "scaler": self.scaler.state_dict(), "run": self._identity()}
-        with _saving(self.config.state_path):
+        facts = {
+            "progress": vars(self.progress),
+            "scaler": self.scaler.state_dict(),
+            "run": self._identity(),
+            "command": cli.command(self.task.command),
+        }
+        with outputs.saving(self.config.state_path, bool(self.saved)):
             state.save(self.config.state_path, modules, self.optimizer, facts)
+        self._remember()
 
     def load_state(self) -> None:
         """Continues where `save_state` left off; raises `ResumeError` if that was another run."""
@@ -240,6 +246,17 @@ class Run:
         self.optimizer.load_state_dict(optimizer)
         self.scaler.load_state_dict(facts["scaler"])
         self.progress = Progress(**facts["progress"])
+        self._remember()
+
+    def _remember(self) -> None:
+        self.saved = f"{progress.count(self.progress.epoch, 'epoch')} and {progress.count(self.progress.step, 'step')}"
+
+    def tell(self) -> None:
+        """One line of where and what is trained."""
+        here = self.progress
+        done = here.epoch, here.step
+        line = progress.beginning(self.config, self.device, self.model, self.loader, len(self.held_out), done)
+        print(line, file=sys.stderr)
 
     def _identity(self) -> dict[str, Any]:
         told = {**self.config.model_dump(mode="json", exclude=set(FREE)), **self.task.identity}
@@ -250,21 +267,24 @@ def run(config: TrainConfig, make_task: Callable[[], Task]) -> list[dict[str, An
     """Runs or resumes the training of what `make_task` builds, and returns its history, one entry per epoch.
 
     Sets this process's threads, seeds and kernels first, because they decide the initial weights. Raises `DataError`,
-    `ResumeError`, `SaveError` and `DivergedError`.
+    `ResumeError`, `SaveError` and `DivergedError`; an interruption says what of the run is kept.
     """
-    if not (config.resume or config.overwrite) and config.state_path.exists() and not _finished(config):
-        raise ResumeError(
-            f"{config.state_path} holds an unfinished run; go on with --resume, start over with --overwrite or "
-            "choose another --output_dir"
-        )
+    outputs.claim(config)
     prepare(config)
     if distributed.rank() == 0:
+        outputs.probe(config)
         for leftover in config.state_path.parent.glob(".*.safetensors.*.tmp"):  # of a run that was killed while saving
             leftover.unlink(missing_ok=True)
     here = Run(config, make_task())
     if config.resume:
         here.load_state()
-    return here.go()
+    if distributed.rank() > 0:
+        return here.go()
+    here.tell()
+    try:
+        return here.go()
+    except KeyboardInterrupt as stopped:
+        raise KeyboardInterrupt(_kept(here)) from stopped
 
 
 def train(config: TrainConfig, model_config: ModelConfig) -> list[dict[str, Any]]:
@@ -301,21 +321,10 @@ def _schedule(config: TrainConfig, optimizer: torch.optim.Optimizer, steps: int)
     return schedule
 
 
-def _finished(config: TrainConfig) -> bool:
-    _, _, facts = state.load(config.state_path)
-    return bool(facts["progress"]["epoch"] >= facts["run"]["epochs"])
-
-
-@contextmanager
-def _saving(path: Path) -> Iterator[None]:
-    """Turns a failed write into a `SaveError`; files are replaced whole or not at all."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        raise SaveError(
-            f"{path} could not be written ({error}); what was there before is untouched. Make room or choose another "
-            "--output_dir, and go on with --resume"
-        ) from error
+def _kept(stopped: Run) -> str:
+    if not stopped.saved:
+        return "nothing of this run is saved yet; start it again"
+    return f"{stopped.config.state_path} holds {stopped.saved}; the same command with --resume goes on from there"
 
 
 def _refuse_other_run(saved: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -340,7 +349,9 @@ def _amp_type(config: TrainConfig, device: torch.device) -> torch.dtype | None:
 
 
 def _work(config: TrainConfig, model_config: ModelConfig, device: str) -> None:
-    train(config.replace(device=device), model_config)
+    history = train(config.replace(device=device), model_config)
+    if distributed.rank() == 0:
+        print(progress.ending(config, history))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -25,7 +25,10 @@ def unprotected(view: View) -> None:
 
 def merge_similar(view: View, score: Float[Tensor, "batch tokens"] | None, kept: int) -> Int[Tensor, "batch tokens"]:
     """Bipartite soft matching on the penalised similarity."""
-    similarity = penalised_similarity(view.features, score, view.config.alpha, clamp=view.config.cosine == "clamped")
+    config = view.config
+    similarity = penalised_similarity(
+        view.features, score, config.alpha, clamp=config.cosine == "clamped", pair_score=config.pair_score
+    )
     return match(similarity, view.features.shape[1] - kept)
 
 

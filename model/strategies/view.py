@@ -15,12 +15,14 @@ from model.merge import pool_over_patches, unmerge
 
 
 class First(NamedTuple):
-    """What the first merging block saw on the whole grid."""
+    """What the first merging block saw on the whole grid, where every token is a patch."""
 
     mean: Float[Tensor, "batch patches"]
     """Channel mean of every patch."""
     score: Float[Tensor, "batch patches"]
-    """Frequency score of every patch, 0..1."""
+    """Frequency score (LFGM) of every patch, 0..1."""
+    protection: Float[Tensor, "batch patches"] | None = None
+    """The score that the strategy gave every patch; None before it did, and where it gives none."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class View:
     """Attention that each token receives from the class token, mean over heads; None unless asked for."""
     importance: Float[Tensor, "batch tokens"] | None
     """The same, each head's attention times the norm of its value; None unless asked for."""
+    images: Float[Tensor, "batch 3 height width"]
+    """What the backbone sees, normalised."""
     source_map: Int[Tensor, "batch patches"]
     grid: tuple[int, int]
     """Rows and columns of patches."""
@@ -52,18 +56,17 @@ class View:
         """Whether nothing has merged yet: tokens are patches."""
         return self.tokens.shape[1] == self.source_map.shape[1]
 
+    def spread(self, values: Float[Tensor, "batch tokens channels"]) -> Float[Tensor, "batch patches channels"]:
+        """What every patch has of its token, in float32; a merged token gives the same to all of its patches."""
+        return values.float() if self.is_first else unmerge(values.float(), self.source_map)
+
     def channel_mean(self) -> Float[Tensor, "batch patches"]:
-        """Channel mean of every patch, tokens spread over the patches that they own, as `rescore` says."""
-        if self.is_first or self.config.rescore == "pool":
-            return self.first.mean
-        mean = self.tokens.float().mean(dim=2, keepdim=True)
-        return unmerge(mean, self.source_map)[:, :, 0]
+        """Channel mean of every patch."""
+        return self.first.mean if self.is_first else self.spread(self.tokens.float().mean(dim=2, keepdim=True))[:, :, 0]
 
     def patch_score(self) -> Float[Tensor, "batch patches"]:
-        """Frequency score of every patch."""
-        if self.is_first or self.config.rescore == "pool":
-            return self.first.score
-        return score_values(self.channel_mean(), self.basis)
+        """Frequency score (LFGM) of every patch."""
+        return self.first.score if self.is_first else score_values(self.channel_mean(), self.basis)
 
     def pooled(self, patches: Float[Tensor, "batch patches"]) -> Float[Tensor, "batch tokens"]:
         """Mean of a score per patch over the patches that each token owns."""

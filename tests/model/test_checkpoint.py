@@ -57,7 +57,7 @@ def test_overrides_change_the_merging_and_keep_the_weights(saved):
 
 
 def test_a_bad_override_names_its_field(saved):
-    with pytest.raises(ConfigError, match="alpha: expected less than or equal to 1, found 3"):
+    with pytest.raises(ConfigError, match="alpha: expected 0 to 1, found 3"):
         load_checkpoint(saved, alpha=3)
 
 

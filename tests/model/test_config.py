@@ -28,9 +28,9 @@ def test_json_gives_the_same_config_back():
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
-        ("keep_rate", 1.5, "keep_rate: expected less than or equal to 1, found 1.5"),
-        ("keep_rate", 0.4, "keep_rate: expected greater than or equal to 0.5, found 0.4"),
-        ("alpha", -0.1, "alpha: expected greater than or equal to 0, found -0.1"),
+        ("keep_rate", 1.5, "keep_rate: expected 0.5 to 1, found 1.5"),
+        ("keep_rate", 0.4, "keep_rate: expected 0.5 to 1, found 0.4"),
+        ("alpha", -0.1, "alpha: expected 0 to 1, found -0.1"),
         ("alpha", float("nan"), "alpha: expected a finite number, found nan"),
         ("hpf_radius", -1, "hpf_radius: expected greater than or equal to 0, found -1"),
         ("merge_layers", (6, 4), "merge_layers: expected ascending block indices"),
@@ -38,7 +38,8 @@ def test_json_gives_the_same_config_back():
         (
             "scoring",
             "magic",
-            "scoring: expected one of attention, evit, inverted, lfgm, none, pitome, random, shuffled, sobel, tofu, "
+            "scoring: expected one of attention, detail_weighted, evit, feature_detail, inverted, lfgm, none, "
+            "normalised_detail, pitome, pixel_detail, random, random_merge, shuffled, sobel, stream_detail, tofu, "
             "tomecis, found 'magic'",
         ),
         ("merge_counts", (13,), "merge_counts: expected none or one count for each of the 4 merge_layers, found (13,)"),

@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from model import load_checkpoint, save_checkpoint
+from model.classifier import classifier_of
 from model.engine import EngineOutput, create_engine
 from model.errors import EngineError
 from model.preprocess import InputStage, Preprocess
+from model.torch_engine import bucket_sizes
 from tests.model.tiny import tiny
 
 
@@ -50,6 +52,39 @@ def test_the_inductor_engine_agrees_with_eager_at_every_batch_size_and_never_com
     assert done.stdout == "1 agrees\n2 agrees\n3 agrees\n", done.stderr
 
 
+def test_compiled_sizes_are_powers_of_two_and_the_largest_batch():
+    assert bucket_sizes(1) == (1,)
+    assert bucket_sizes(6) == (1, 2, 4, 6)
+    assert bucket_sizes(256) == (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp16", 0.02), ("bf16", 0.2)])
+def test_half_precision_answers_as_float32_but_for_rounding(checkpoint, precision, tolerance):
+    plain = {"keep_rate": 1.0}  # no merge that rounding could turn round
+    path = checkpoint.path
+    found = create_engine(load_checkpoint(path, **plain), "eager", "cpu", precision=precision).run(pictures(3))
+    wanted = create_engine(load_checkpoint(path, **plain), "eager", "cpu", precision="fp32").run(pictures(3))
+    np.testing.assert_allclose(found.logits, wanted.logits, atol=tolerance)
+    assert not np.array_equal(found.logits, wanted.logits)
+
+
+def test_score_and_input_stage_stay_float32_whatever_the_precision(checkpoint):
+    classifier = classifier_of(load_checkpoint(checkpoint.path), "bf16")
+    assert classifier.model.vit.head.weight.dtype == torch.bfloat16
+    assert classifier.model.basis.dtype == classifier.input_stage.resize.dtype == torch.float32
+
+
+def test_tensorrt_where_it_cannot_run_gives_way_to_inductor_and_says_why(checkpoint):
+    engine = create_engine(checkpoint, "tensorrt", "cpu")
+    assert engine.kind == "inductor"
+    assert engine.reason.startswith("inductor: tensorrt failed (tensorrt cannot be used: it needs a CUDA device")
+
+
+def test_an_unknown_precision_is_refused(checkpoint):
+    with pytest.raises(EngineError, match="expected one of auto, fp32, fp16, bf16, found 'int8'"):
+        create_engine(checkpoint, "eager", "cpu", precision="int8")
+
+
 def test_auto_stays_eager_on_a_cpu_and_says_why(checkpoint):
     engine = create_engine(checkpoint, "auto", "cpu")
     assert engine.kind == "eager"
@@ -81,8 +116,8 @@ def test_a_batch_of_another_shape_is_refused(checkpoint, images, words):
 @pytest.mark.parametrize(
     ("kind", "device", "words"),
     [
-        ("warp", "cpu", "expected one of auto, eager, inductor, found 'warp'"),
-        ("eager", "cuda:99", "expected a CUDA device below"),
+        ("warp", "cpu", "expected one of auto, eager, inductor, tensorrt, found 'warp'"),
+        ("eager", "cuda:99", "expected a CUDA device below|this torch sees no CUDA device"),
         ("eager", "tpu", "expected auto, cpu, cuda or cuda:N, found 'tpu'"),
         ("eager", "meta", "expected auto, cpu, cuda or cuda:N, found 'meta'"),
     ],

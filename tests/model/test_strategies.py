@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.frequency import low_pass_basis, score_values
+from model.frequency import low_pass_basis, rank, score_values
 from model.merge import assignment_matrix, penalised_similarity
-from model.strategies import STRATEGIES, First, View
+from model.strategies import EXPORTABLE, STRATEGIES, First, View
 from model.strategies.controls import sobel_energy
 from model.strategies.pitome import energy, margin
 from tests.model import twins
@@ -29,6 +29,7 @@ def view(seed=0, batch=2, **changes):
         features=keys,
         attention=attention,
         importance=attention * torch.rand(batch, PATCHES, generator=generator),
+        images=torch.randn(batch, 3, 8, 10, generator=generator),
         source_map=torch.arange(PATCHES).expand(batch, -1),
         grid=GRID,
         basis=basis,
@@ -75,7 +76,7 @@ def test_at_keep_rate_one_every_strategy_is_the_unmodified_model(name):
         torch.testing.assert_close(model(images(2)).logits, model.vit(images(2)), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", sorted(set(STRATEGIES) - {"random", "shuffled"}))
+@pytest.mark.parametrize("name", sorted(set(STRATEGIES) - {"random", "random_merge", "shuffled"}))
 def test_images_of_a_batch_do_not_influence_each_other(name):
     model = tiny(scoring=name)
     with torch.no_grad():
@@ -173,6 +174,7 @@ def test_pitome_protects_an_isolated_token_and_merges_a_cluster():
         importance=None,
         source_map=torch.arange(8)[None],
         grid=(2, 4),
+        images=torch.zeros(1, 3, 4, 8),
         basis=torch.zeros(8, 1),
         first=First(torch.zeros(1, 8), torch.zeros(1, 8)),
     )
@@ -242,22 +244,135 @@ def test_the_sobel_score_marks_an_edge_and_nothing_else():
     torch.testing.assert_close(found, torch.tensor([0.0, 1.0, 1.0, 0.0, 0.0]).expand(4, -1))
 
 
-def test_after_a_merge_the_sobel_score_follows_the_choice_of_rescoring():
-    merged = {"tokens": view().tokens[:, :10], "size": torch.full((2, 10), 2.0)}
-    merged["features"] = merged["tokens"]
-    merged["source_map"] = (torch.arange(PATCHES) // 2).expand(2, -1)
-    scores = {
-        choice: STRATEGIES["sobel"].score(
-            dataclasses.replace(view(rescore=choice), attention=None, importance=None, **merged)
-        )
-        for choice in ("grid", "pool")
-    }
-    patches = {"grid": merged["tokens"].mean(2).repeat_interleave(2, dim=1), "pool": view().tokens.mean(2)}
-    for choice, mean in patches.items():
-        raw = sobel_energy(mean, GRID)
-        low, high = raw.amin(1, keepdim=True), raw.amax(1, keepdim=True)
-        expected = ((raw - low) / (high - low + 1e-6)).reshape(2, 10, 2).mean(2)
-        torch.testing.assert_close(scores[choice], expected, atol=1e-5, rtol=1e-5)
+def halved(seen):
+    """The view after pairs of neighbouring patches have merged into ten tokens."""
+    return dataclasses.replace(
+        seen,
+        tokens=seen.tokens[:, :10],
+        features=seen.features[:, :10],
+        size=torch.full((2, 10), 2.0),
+        attention=None,
+        importance=None,
+        source_map=(torch.arange(PATCHES) // 2).expand(2, -1),
+    )
+
+
+def stretched(raw):
+    low, high = raw.amin(1, keepdim=True), raw.amax(1, keepdim=True)
+    return (raw - low) / (high - low + 1e-6)
+
+
+def test_after_a_merge_the_sobel_score_is_that_of_the_tokens_spread_over_their_patches():
+    merged = halved(view())
+    spread = merged.tokens.mean(2).repeat_interleave(2, dim=1)
+    expected = stretched(sobel_energy(spread, GRID)).reshape(2, 10, 2).mean(2)
+    torch.testing.assert_close(STRATEGIES["sobel"].score(merged), expected, atol=1e-5, rtol=1e-5)
+
+
+@few
+@problems
+def test_the_detail_of_all_channels_is_the_mean_energy_that_a_high_pass_fft_leaves(seed, kept):
+    seen = view(seed)
+    normalised = (seen.tokens - seen.tokens.mean(2, keepdim=True)) / (
+        seen.tokens.var(2, correction=0, keepdim=True) + 1e-5
+    ).sqrt()
+    sources = {"stream_detail": seen.tokens, "normalised_detail": normalised, "feature_detail": seen.features}
+    for name, features in sources.items():
+        expected = stretched(twins.fft_energy(features, GRID, 1))
+        torch.testing.assert_close(STRATEGIES[name].score(seen), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_after_a_merge_the_detail_is_that_of_the_tokens_spread_over_their_patches():
+    merged = halved(view())
+    energy = twins.fft_energy(merged.tokens.repeat_interleave(2, dim=1), GRID, 1)
+    expected = stretched(energy).reshape(2, 10, 2).mean(2)
+    torch.testing.assert_close(STRATEGIES["stream_detail"].score(merged), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_block_sees_the_normalised_detail_and_not_the_channel_mean():
+    seen = view()
+    shifted = dataclasses.replace(seen, tokens=seen.tokens + torch.randn(2, PATCHES, 1))
+    found, again = (STRATEGIES["normalised_detail"].score(one) for one in (seen, shifted))
+    torch.testing.assert_close(found, again, atol=1e-4, rtol=1e-4)
+
+
+def test_the_pixel_detail_marks_the_patch_whose_pixels_differ():
+    pictures = torch.zeros(2, 3, 8, 10)
+    pictures[:, :, 2, 4] = 1.0  # patch (1, 2) of 2 × 2 pixels
+    found = STRATEGIES["pixel_detail"].score(dataclasses.replace(view(), images=pictures))
+    assert found.argmax(dim=1).tolist() == [7, 7]
+    torch.testing.assert_close(found.sum(1), torch.ones(2))
+
+
+@few
+@problems
+def test_detail_weighted_merging_leans_towards_the_token_of_higher_score(seed, kept):
+    seen = view(seed)
+    tokens, size, row = reduced("detail_weighted", seen, kept)
+    weight = seen.size * (1 + STRATEGIES["lfgm"].score(seen))
+    for image in range(2):
+        expected, _ = twins.merge_by_loop(seen.tokens[image], weight[image].tolist(), row[image].tolist())
+        torch.testing.assert_close(tokens[image], expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(size.sum(1), seen.size.sum(1))
+
+
+def test_random_merging_merges_every_source_equally_often():
+    torch.manual_seed(0)
+    seen = view(batch=500)
+    row = STRATEGIES["random_merge"].assign(seen, None, PATCHES - 3)
+    merged = row[:, 1::2] >= 7  # seven sources stay, in order, before the destinations
+    assert merged.sum(1).tolist() == [3] * 500
+    assert all(100 < count < 200 for count in merged.sum(0).tolist()), "150 expected, standard deviation 10"
+
+
+def test_a_pooled_score_is_the_first_one_over_the_patches_of_each_token(monkeypatch):
+    first = torch.linspace(0, 1, 36)[None]
+    asked, used = [], []
+
+    def once(seen):
+        asked.append(seen.tokens.shape[1])
+        return first
+
+    def spy(seen, score, kept):
+        used.append((seen.source_map, score))
+        return STRATEGIES["none"].assign(seen, score, kept)
+
+    monkeypatch.setitem(STRATEGIES, "lfgm", dataclasses.replace(STRATEGIES["lfgm"], score=once, assign=spy))
+    with torch.no_grad():
+        tiny(rescore="pool")(images(1))
+    assert asked == [36]
+    source_map, score = used[1]
+    for token in range(25):
+        torch.testing.assert_close(score[0, token], first[0, source_map[0] == token].mean())
+
+
+@few
+@problems
+def test_a_rank_is_the_share_of_lower_scores(seed, kept):
+    score = torch.rand(2, kept, generator=torch.Generator().manual_seed(seed)).mul(8).round()
+    expected = [[sum(other < one for other in row) / (kept - 1) for one in row] for row in score.tolist()]
+    torch.testing.assert_close(rank(score), torch.tensor(expected))
+
+
+def test_the_rank_takes_the_place_of_the_score_in_the_penalty(monkeypatch):
+    used = []
+
+    def spy(seen, score, kept):
+        used.append(score)
+        return STRATEGIES["none"].assign(seen, score, kept)
+
+    monkeypatch.setitem(STRATEGIES, "lfgm", dataclasses.replace(STRATEGIES["lfgm"], assign=spy))
+    with torch.no_grad():
+        tiny(score_scale="rank")(images(1))
+    torch.testing.assert_close(used[0].sort(1).values, torch.linspace(0, 1, 36)[None])
+
+
+def test_a_mean_protects_a_pair_less_than_a_maximum():
+    features, score = torch.ones(1, 4, 3), torch.tensor([[0.0, 1.0, 0.5, 0.0]])
+    larger = penalised_similarity(features, score, 1.0)
+    mean = penalised_similarity(features, score, 1.0, pair_score="mean")
+    torch.testing.assert_close(larger[0], torch.tensor([[0.0, 0.0], [1.0, 0.5]]))
+    torch.testing.assert_close(mean[0], torch.tensor([[0.5, 0.25], [1.0, 0.75]]))
 
 
 def test_class_importance_is_attention_times_the_norm_of_the_value_head_by_head(monkeypatch):
@@ -285,9 +400,11 @@ def test_a_protected_destination_attracts_dissimilar_sources_unless_cosines_are_
     torch.testing.assert_close(similarity[:, others], torch.full_like(similarity[:, others], elsewhere))
 
 
-@pytest.mark.parametrize("scoring", ["lfgm", "none", "attention"])
-@pytest.mark.parametrize("changes", [{}, {"merge_counts": (9, 7)}, {"cosine": "clamped"}])
-def test_the_served_strategies_export_as_one_graph_without_gather_scatter_or_fft(scoring, changes):
+@pytest.mark.parametrize("scoring", EXPORTABLE)
+@pytest.mark.parametrize(
+    "changes", [{}, {"merge_counts": (9, 7), "cosine": "clamped"}, {"score_scale": "rank", "pair_score": "mean"}]
+)
+def test_the_exportable_strategies_export_as_one_graph_without_gather_scatter_or_fft(scoring, changes):
     model = tiny(scoring=scoring, **changes)
     program = torch.export.export(
         model, (images(2),), dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1, max=64)}}

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import timm
 import torch
@@ -6,7 +8,8 @@ from timm.models.vision_transformer import ParallelScalingBlock, ResPostBlock, V
 
 from model import FreqMergeViT, ModelConfig, build
 from model.errors import BackboneError, ConfigError
-from model.frequency import frequency_score
+from model.frequency import frequency_score, score_values
+from model.strategies import STRATEGIES
 from tests.model.tiny import TINY, images, tiny
 from tests.model.twins import tome_logits
 
@@ -257,3 +260,18 @@ def test_post_norm_blocks_merge_too():
 def test_dropping_patches_while_merging_is_refused():
     with pytest.raises(ConfigError, match="patch_drop: expected 0 where tokens merge"):
         build(TINY, patch_drop=0.5)
+
+
+def test_under_autocast_scores_are_those_of_float32_and_source_maps_hold_whole_indices(monkeypatch):
+    seen = []
+    spy = dataclasses.replace(
+        STRATEGIES["lfgm"], score=lambda view: seen.append(view) or STRATEGIES["none"].score(view)
+    )
+    monkeypatch.setitem(STRATEGIES, "lfgm", spy)
+    model = tiny(image_size=136)  # 289 patches: bfloat16 cannot count that far
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        found = model(images(2, 136), trace=True)
+    assert torch.equal(found.frequency_score, score_values(seen[0].first.mean, model.basis))
+    for step in found.trace:
+        for owners in step.source_map:
+            assert sorted(set(owners.tolist())) == list(range(model.schedule[step.layer]))

@@ -22,6 +22,16 @@ def fft_score(tokens: Tensor, grid: tuple[int, int], radius: int) -> Tensor:
     return (energy - low) / (high - low + 1e-6)
 
 
+def fft_energy(features: Tensor, grid: tuple[int, int], radius: int) -> Tensor:
+    """High-frequency energy of every channel of [batch, patches, channels] by the FFT, mean over channels."""
+    rows, columns = grid
+    maps = features.transpose(1, 2).reshape(features.shape[0], -1, rows, columns)
+    fy = torch.fft.fftfreq(rows, 1 / rows, dtype=maps.dtype)[:, None]
+    fx = torch.fft.rfftfreq(columns, 1 / columns, dtype=maps.dtype)[None, :]
+    spectrum = torch.fft.rfft2(maps, norm="ortho") * (fy**2 + fx**2 > radius**2)
+    return torch.fft.irfft2(spectrum, s=grid, norm="ortho").square().mean(dim=1).flatten(1)
+
+
 def tome_owners(keys: Tensor, merged: int) -> list[int]:
     """New token of each of one image's patch tokens [tokens, dim], by ToMe's bipartite soft matching."""
     count = keys.shape[0]

@@ -6,7 +6,7 @@ import pytest
 
 from model import ModelConfig, build, load_checkpoint
 from model.strategies import STRATEGIES
-from training import ablation, baselines, budget, claims, cli, records, reports, studies, tables
+from training import ablation, baselines, budget, claims, cli, records, reports, studies, tables, verdicts
 from training.errors import BudgetError
 from training.studies import AblationConfig
 
@@ -179,14 +179,16 @@ def test_the_seeds_command_runs_every_study_and_leaves_its_files(trained, data_d
     assert done.returncode == 0, done.stderr
     told = json.loads((tmp_path / "logs" / "ablation_results.json").read_text())
     assert set(told) == set(studies.STUDIES)
-    assert {entry["row"] for entry in told["scoring"]} >= set(STRATEGIES)
+    assert {entry["row"] for entry in told["scoring"]} >= set(STRATEGIES) - baselines.VARIANTS
+    assert {entry["row"] for entry in told["score"]} >= {*baselines.VARIANTS, *baselines.CONTROLS, "none", "lfgm"}
     page = "".join(
-        f"<!-- table: {name} -->\n<!-- end -->\n" for name in ("methods", "alpha", "scoring", "study_budget")
+        f"<!-- table: {name} -->\n<!-- end -->\n"
+        for name in ("methods", "alpha", "scoring", "study_budget", "study_score")
     )
     filled = tables.fill(page, tmp_path / "results")
     plain = told["scoring"][0]
-    assert f"| ViT-Small (Baseline) | 22.1 | {plain['parameters'] / 1e6:.2f} | 4.61 |" in filled
-    assert "| DynamicViT (r=0.5) | 25.4 | not run | 2.90 | not run | 1510 | not run | 81.40 | not run |" in filled
+    assert f"| ViT-Small (Baseline) | nothing merges | 22.1 | {plain['parameters'] / 1e6:.2f} | 4.61 |" in filled
+    assert "| DynamicViT (r=0.5) |  | 25.4 | not run | 2.90 | not run | 1510 | not run | 81.40 | not run |" in filled
     assert "| 0.00 (= ToMe) | 80.38 |" in filled
     assert "| LFGM (Ours) | 82.65 |" in filled
     assert "Only 100 of 10,000 test images" in filled
@@ -195,9 +197,66 @@ def test_the_seeds_command_runs_every_study_and_leaves_its_files(trained, data_d
 
 def test_without_records_the_seeds_tables_stand_with_not_run(tmp_path):
     filled = tables.fill("<!-- table: methods -->\n<!-- end -->\n<!-- table: scoring -->\n<!-- end -->\n", tmp_path)
-    assert "| FreqMerge (Ours) | 22.1 | not run | 2.75 | not run | 1560 | not run | 82.65 | not run |" in filled
+    assert "| FreqMerge (Ours) |  | 22.1 | not run | 2.75 | not run | 1560 | not run | 82.65 | not run |" in filled
     assert "| Random Pruning | 78.20 | not run |" in filled
     assert "The seed's picture names deer and airplane, which are not among the 100 classes" in filled
+
+
+def test_the_study_of_the_score_covers_every_form_and_control_on_three_schedules(vit):
+    rows = studies.score(vit, small(), AblationConfig(tolerance=0.05, seeds=2))
+    schedules = {row.budget: row.config for row in rows if row.name.endswith("lfgm")}
+    assert [config.merge_layers for config in schedules.values()] == [(1, 3), (1, 3), (0, 1, 3)]
+    assert [config.keep_rate for config in schedules.values()] == [0.7, 0.5, 0.5]
+    for share in schedules:
+        names = {row.name.rpartition("/")[2] for row in rows if row.budget == share}
+        assert names >= {*baselines.VARIANTS, *baselines.CONTROLS, "none", "attention"}
+    halved = list(schedules)[1]
+    assert {row.name for row in rows} >= {f"{halved:g}/lfgm alpha 1.0", f"{halved:g}/lfgm score_scale rank"}
+    assert all(row.against[0].rpartition("/")[2] == "none" for row in rows if row.name.rpartition("/")[2] == "lfgm")
+    own = budget.cost(vit, small(scoring="lfgm"))
+    later = [row for row in rows if row.name.endswith("later")]
+    assert [row.config.merge_layers for row in later] == [(2, 4), (2, 4)]
+    assert all(budget.cost(vit, row.config) == pytest.approx(own, rel=0.05) for row in later)
+
+
+def scored(row, label, pair, half, budget=None, **config):
+    prefix = "" if budget is None else f"{budget:g}/"
+    return entry(
+        prefix + row,
+        label,
+        budget=budget,
+        config={"scoring": row.partition(" ")[0], **config},
+        against={f"{prefix}none": pair},
+        halves={f"{prefix}none": half},
+    )
+
+
+def test_a_form_of_the_score_is_confirmed_only_by_images_that_did_not_choose_it():
+    def half(chosen, confirmed, p):
+        return {"chosen": chosen, "confirmed": confirmed, "p": p}
+
+    worse, nothing, better = (
+        paired(-0.01, -0.02, -0.005, 0.001),
+        paired(0.004, -0.001, 0.009, 0.2),
+        paired(0.03, 0.02, 0.04, 1e-9),
+    )
+    loser = scored("lfgm", "FreqMerge (LFGM)", worse, half(-0.01, -0.01, 0.01))
+    lucky = scored("pixel_detail", "pixels", nothing, half(0.02, -0.01, 0.4))
+    control = scored("sobel", "control: Sobel energy", better, half(0.05, 0.05, 1e-9))
+    told = verdicts.findings([entry("none", "ToMe"), loser, lucky, control])
+    assert "better: control: Sobel energy (+3.00); worse: FreqMerge (LFGM) (-1.00); the others show no" in told[0]
+    assert "beside its controls, top-1: FreqMerge (LFGM) 80.00, control: Sobel energy 80.00" in told[1]
+    assert "of 2 forms of the score the images with an even index prefer pixels (+2.00 points" in told[2]
+    assert told[2].endswith("the others give -1.00, p 0.400: not confirmed.")
+    real = {**lucky, "halves": {"none": {"chosen": 0.02, "confirmed": 0.02, "p": 0.01}}}
+    assert verdicts.findings([loser, real])[2].endswith("the others give +2.00, p 0.010: confirmed.")
+
+
+def test_many_tests_are_corrected_before_one_of_them_counts():
+    half = {"chosen": 0.0, "confirmed": 0.0, "p": 1.0}
+    rows = [scored(f"lfgm {i}", f"row {i}", paired(0.01, 0.001, 0.02, 0.01), half) for i in range(6)]
+    assert "better: none; worse: none" in verdicts.findings(rows)[0]
+    assert "better: row 0 (+1.00), row 1" in verdicts.findings(rows[:2])[0]
 
 
 def entry(row, label, **others):
@@ -249,7 +308,9 @@ def test_the_remarks_name_what_the_seed_mislabels_from_counts():
 
 
 def test_dynamicvit_is_not_run_until_a_long_enough_run_started_from_the_measured_checkpoint():
-    own = entry("lfgm", "FreqMerge (LFGM)", digest="d", macs=2e9, parameters=10**7, speed_up=1.0, images_per_s=5.0)
+    config = ModelConfig().model_dump(mode="json")
+    measured = {"digest": "d", "macs": 2e9, "parameters": 10**7, "speed_up": 1.0, "images_per_s": 5.0}
+    own = entry("lfgm", "FreqMerge (LFGM)", config=config, **measured)
     trained = {**own, "epochs": 10, "rho": 0.7, "start": {"digest": "d"}, "top1": 0.7777, "throughput": []}
     for other in ({"epochs": 9}, {"start": {"digest": "e"}}):
         assert "77.77" not in reports.methods([own], [{**trained, **other}])
@@ -265,10 +326,10 @@ def test_the_claims_are_the_seeds():
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ("--study gamma", "study: expected 'alpha', 'scoring', 'budget', 'radius' or 'all', found 'gamma'"),
+        ("--study gamma", "study: expected 'alpha', 'scoring', 'budget', 'radius', 'score' or 'all', found 'gamma'"),
         ("--strategies lfgm magic", "without magic"),
         ("--budgets 1.5", "budgets: expected shares between 0 and 1"),
-        ("--alphas 2 --study alpha", "alpha: expected less than or equal to 1, found 2.0"),
+        ("--alphas 2 --study alpha", "alpha: expected 0 to 1, found 2.0"),
         ("--ckpt nowhere", "expected a checkpoint file"),
     ],
 )

@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from functools import partial
 
 import pytest
@@ -95,7 +96,9 @@ def summed(folder, device):
     model = torch.nn.Linear(1, 1, bias=False)
     with torch.no_grad():
         model.weight.fill_(5.0 + rank)  # the first process's weight is the one that counts
-    shared = distributed.share(model, torch.device(device))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # users would see a warning of torch's once per process
+        shared = distributed.share(model, torch.device(device))
     shared(torch.tensor([[1.0 + 2 * rank]])).sum().backward()
     found = {
         "total": distributed.total([1.0, rank], torch.device(device)),

@@ -59,8 +59,8 @@ def test_a_vit_small_keeps_137_96_and_67_patches_at_rho_0_7():
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({"rho": 0.0}, "rho: expected greater than 0, found 0.0"),
-        ({"rho": 1.2}, "rho: expected less than or equal to 1, found 1.2"),
+        ({"rho": 0.0}, "rho: expected above 0, at most 1, found 0.0"),
+        ({"rho": 1.2}, "rho: expected above 0, at most 1, found 1.2"),
         ({"predictor_layers": (6, 3)}, "predictor_layers: expected ascending block indices"),
     ],
 )

@@ -68,13 +68,9 @@ def test_worker_processes_make_the_batches_that_this_one_would():
         assert torch.equal(found.labels, expected.labels)
 
 
-def test_too_few_images_for_a_batch_make_one_small_batch():
-    assert [len(batch) for batch in made(TrainConfig(batch_size=64))] == [30]
-
-
-def test_images_that_cannot_be_paired_are_refused_where_they_mix():
-    with pytest.raises(DataError, match="expected an even number of images in a batch, found 29"):
-        made(TrainConfig(batch_size=64, cutmix=1.0), count=29)
+def test_a_batch_larger_than_the_training_images_is_refused():
+    with pytest.raises(DataError, match="batch_size: expected at most 30, because there are 30 training images, fou"):
+        made(TrainConfig(batch_size=64))
 
 
 def test_a_run_with_randaugment_resumes_to_the_same_numbers(recipe, tiny_model):

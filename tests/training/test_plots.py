@@ -63,3 +63,16 @@ def test_a_study_is_drawn_with_and_without_budgets_and_rows_out_of_reach_left_ou
     plots.study([plain, *rows, missed], tmp_path / "lines.png")
     for name in ("dots.png", "lines.png"):
         assert opened(tmp_path / name).std() > 10
+
+
+def test_the_study_of_the_score_has_one_panel_per_schedule_with_the_interval_of_every_row(tmp_path):
+    def against(low, high, budget=None):
+        found = {"difference": (low + high) / 2, "low": low, "high": high}
+        return {**entry("lfgm", "FreqMerge (LFGM)", 0.8, 3e9, budget), "study": "score", "against": {"none": found}}
+
+    plots.study([against(-0.01, 0.0)], tmp_path / "one.png")
+    plots.study([against(-0.01, 0.0), against(-0.02, 0.01, 0.5)], tmp_path / "two.png")
+    one, two = opened(tmp_path / "one.png"), opened(tmp_path / "two.png")
+    red = (abs(one - [214, 39, 40]) < 30).all(axis=2)
+    assert np.ptp(np.flatnonzero(red.any(axis=0))) > 100
+    assert two.shape[1] > one.shape[1]

@@ -6,7 +6,7 @@ import torch
 from model import load_checkpoint
 from training import data, macs, records, tables, timing, train
 from training.errors import TrainingError
-from training.release import ReleaseConfig, release
+from training.release import ReleaseConfig, release, report
 from training.scores import score
 from training.timing import TimingConfig
 
@@ -20,6 +20,7 @@ def test_a_release_carries_the_scores_of_the_whole_test_set_with_and_without_mer
     manifest = release(config, {"keep_rate": 0.6}, "the command")
     assert json.loads(out.with_suffix(".json").read_text()) == manifest.model_dump(mode="json")
     assert (manifest.name, manifest.config.keep_rate, manifest.training["test_images"]) == ("tiny", 0.6, 100)
+    assert f"without merging top-1 {manifest.scores['plain_top1']:.2%}, top-5 " in report(manifest)
     images = data.load(data_dir, "test", 32)
     for keep_rate, prefix in ((0.6, ""), (1.0, "plain_")):
         model = load_checkpoint(out, keep_rate=keep_rate).model

@@ -6,7 +6,7 @@ import torch
 
 from training.confusion import by_superclass, confusion, within_superclass, worst_pairs
 from training.scores import answers, calibration_error, scores
-from training.statistics import bootstrap, compare, mcnemar, standard_error
+from training.statistics import bootstrap, compare, confirm, holm, mcnemar, standard_error
 
 
 def binomial(wins, losses):
@@ -137,3 +137,19 @@ def test_answers_that_are_no_numbers_are_refused(data_dir):
     images = data.load(data_dir, "test", 32)
     with pytest.raises(DivergedError, match="found NaN or infinity for 2 of 100 images"):
         answers(Broken(), images, 50, torch.device("cpu"))
+
+
+def test_one_half_of_the_images_confirms_what_the_other_chose():
+    own, other = np.zeros((1, 40), bool), np.zeros((1, 40), bool)
+    own[0, ::2] = True  # right on every even image, and on none of the odd ones
+    other[0, 1:7:2] = True
+    found = confirm(own, other)
+    assert found.chosen == 1.0
+    assert found.confirmed == pytest.approx(-3 / 20)
+    assert found.p == mcnemar(0, 3)
+
+
+def test_holms_correction_is_that_of_the_textbook_and_keeps_the_order():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []

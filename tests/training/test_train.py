@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 
@@ -8,7 +9,8 @@ import torch
 from PIL import Image
 
 from model import load_checkpoint
-from training import data, task, train
+from training import data, progress, task, train
+from training.config import TrainConfig
 from training.errors import DivergedError, ResumeError
 
 
@@ -84,9 +86,70 @@ def test_an_unfinished_run_is_not_overwritten_unasked(recipe, tiny_model):
     run = started(recipe, tiny_model)
     run._epoch()
     run._end_epoch()
-    with pytest.raises(ResumeError, match=r"unfinished run; go on with --resume, start over with --overwrite"):
+    with pytest.raises(ResumeError, match=r"unfinished run \(1 of 3 epochs done, .*go on with --resume, start over"):
         train.train(recipe, tiny_model)
     assert len(train.train(recipe.replace(overwrite=True, epochs=1), tiny_model)) == 1
+
+
+def test_a_finished_run_is_not_overwritten_unasked(recipe, tiny_model):
+    config = recipe.replace(epochs=1)
+    train.train(config, tiny_model)
+    before = config.checkpoint_path.read_bytes()
+    expected = r"a finished run \(1 of 1 epochs done, started as `python -m training.train.*`\); replace it"
+    with pytest.raises(ResumeError, match=expected):
+        train.train(config.replace(seed=1), tiny_model)
+    assert config.checkpoint_path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("left", "said"),
+    [
+        ("best_model.safetensors", "checkpoints/best_model.safetensors, the checkpoint of some other run; replace it"),
+        ("last_state.safetensors", "the damaged state of a run; replace it with --overwrite or choose another"),
+    ],
+)
+def test_what_another_run_left_is_not_overwritten_unasked(recipe, tiny_model, left, said):
+    recipe.checkpoint_path.parent.mkdir(parents=True)
+    (recipe.checkpoint_path.parent / left).write_bytes(b"something")
+    with pytest.raises(ResumeError, match=said):
+        train.train(recipe, tiny_model)
+
+
+@pytest.mark.parametrize(
+    ("save_every_s", "said"),
+    [
+        (
+            1e-9,
+            r"last_state\.safetensors holds 0 epochs and 3 steps; the same command with --resume goes on",
+        ),
+        (60.0, "nothing of this run is saved yet; start it again"),
+    ],
+)
+def test_an_interrupted_run_says_whether_it_can_be_resumed(recipe, tiny_model, monkeypatch, save_every_s, said):
+    usual = train.Run._step
+
+    def interrupted(run, batch):
+        if run.progress.step == 3:
+            raise KeyboardInterrupt
+        return usual(run, batch)
+
+    monkeypatch.setattr(train.Run, "_step", interrupted)
+    with pytest.raises(KeyboardInterrupt, match=said):
+        train.train(recipe.replace(save_every_s=save_every_s), tiny_model)
+
+
+def test_the_last_lines_name_the_best_epoch_its_checkpoint_and_what_to_do_with_it(tmp_path):
+    config = TrainConfig(output_dir=tmp_path, data_dir="data", epochs=3)
+    path = tmp_path / "checkpoints" / "best_model.safetensors"
+    scored = [{"epoch": n, "train_top1": 0.1 * n, "val_top1": top1} for n, top1 in ((1, 0.1), (2, 0.255), (3, 0.2))]
+    assert progress.ending(config, scored) == (
+        "best epoch 2 of 3: validation top-1 25.50%\n"
+        f"written: {path}\n"
+        f"evaluate: python -m training.evaluate --ckpt {path} --data_dir data\n"
+        f"serve: FREQMERGE_CHECKPOINT={path} python -m service"
+    )
+    plain = [{"epoch": n, "train_top1": 0.1 * n} for n in (1, 2, 3)]
+    assert progress.ending(config, plain).startswith("last epoch 3 of 3: training top-1 30.00%\n")
 
 
 def test_resuming_with_other_settings_is_refused(recipe, tiny_model):
@@ -121,6 +184,12 @@ def test_the_command_trains_from_flags(data_dir, tmp_path):
     done = subprocess.run(program, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "images/s" in done.stderr
+    assert (
+        "cpu (1 thread): 0.0 M parameters, 360 training and 40 validation images, 1 epoch of 5 steps of 64 images; "
+        f"writes to {tmp_path}\n"
+    ) in done.stderr
+    assert re.search(r"epoch 1/1: training loss .*; validation loss \S+, top-1 \S+%, top-5 \S+%; learning", done.stderr)
+    assert "best epoch 1 of 1: validation top-1" in done.stdout
     config = load_checkpoint(tmp_path / "checkpoints" / "best_model.safetensors").manifest.config
     assert (config.merge_layers, config.alpha, config.keep_rate, config.hpf_radius) == ((0, 1), 0.5, 0.8, 1)
 
@@ -129,7 +198,7 @@ def test_a_wrong_flag_value_ends_with_one_clear_line_and_code_two(tmp_path):
     program = [sys.executable, "-m", "training.train", "--data_dir", str(tmp_path), "--keep_rate", "7"]
     done = subprocess.run(program, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr == "error: keep_rate: expected less than or equal to 1, found 7.0\n"
+    assert done.stderr == "error: keep_rate: expected 0.5 to 1, found 7.0\n"
 
 
 def test_training_and_validation_images_are_disjoint_and_drawn_by_the_seed(data_dir):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +10,67 @@ from model import files
 
 
 def study(entries: Sequence[dict[str, Any]], path: Path) -> None:
-    """Top-1 of every row against its cost where budgets are compared, else one dot per row."""
+    """Paired differences where rows are tested; top-1 against cost where methods meet at budgets."""
     from matplotlib.figure import Figure  # slow to import, and only needed here
 
-    figure = Figure(figsize=(10, 5), layout="constrained")
-    axes = figure.subplots()
     measured = [entry for entry in entries if "top1" in entry]
-    if any(entry["budget"] is not None for entry in measured):
-        _costs(axes, measured)
+    budgets = any(entry["budget"] is not None for entry in measured)
+    tested = [entry for entry in measured if entry.get("against")]
+    figure = Figure(layout="constrained")
+    if tested and (not budgets or tested[0].get("study") == "score"):
+        _differences(figure, tested, {entry["row"]: entry["label"] for entry in measured})
     else:
-        _dots(axes, measured)
-    axes.grid(alpha=0.3)
+        figure.set_size_inches(10, 5)
+        axes = figure.subplots()
+        _costs(axes, measured) if budgets else _dots(axes, measured)
+        axes.grid(alpha=0.3)
+    figure.suptitle(_origin(measured), fontsize=10)
     with files.replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=130)
+
+
+def _origin(entries: Sequence[dict[str, Any]]) -> str:
+    """Which study this is, and of what."""
+    first = entries[0] if entries else {}
+    parts = [f"study {first['study']}"] if "study" in first else []
+    parts += [str(first["checkpoint"])] if "checkpoint" in first else []
+    parts += [f"{first['images']:,} test images"] if "images" in first else []
+    return ", ".join(parts)
+
+
+def _differences(figure: Any, entries: Sequence[dict[str, Any]], names: Mapping[str, str]) -> None:
+    """One panel per schedule: every row's paired difference from the first reference, with its 95 % interval."""
+    first = next(iter(entries[0]["against"]))
+    entries = [entry for entry in entries if _compared(entry, first)]
+    labels = list(dict.fromkeys(entry["label"] for entry in entries))
+    shares = list(dict.fromkeys(entry["budget"] for entry in entries))
+    figure.set_size_inches(4 + 3.2 * len(shares), 1.8 + 0.27 * len(labels))
+    panels = figure.subplots(1, len(shares), sharey=True, squeeze=False)[0]
+    for axes, share in zip(panels, shares, strict=True):
+        rows = [entry for entry in entries if entry["budget"] == share]
+        for entry in rows:
+            _difference(axes, labels.index(entry["label"]), entry["label"], _compared(entry, first))
+        axes.axvline(0, color="0.3", linewidth=1)
+        axes.grid(alpha=0.3)
+        if len(shares) > 1:
+            title = "the checkpoint's schedule" if share is None else f"{share:.0%} of the plain cost"
+            axes.set_title(title, fontsize=10)
+        axes.set_xlabel(f"points against {names.get(first, first)}", fontsize=9)
+    panels[0].set_yticks(range(len(labels)), labels, fontsize=8)
+    panels[0].invert_yaxis()
+
+
+def _compared(entry: dict[str, Any], reference: str) -> dict[str, float]:
+    """The comparison with a reference of the entry's own schedule; empty where there is none."""
+    found: dict[str, dict[str, float]] = {other.rpartition("/")[2]: pair for other, pair in entry["against"].items()}
+    return found.get(reference.rpartition("/")[2], {})
+
+
+def _difference(axes: Any, height: int, label: str, found: Mapping[str, float]) -> None:
+    """Red for forms of FreqMerge, grey for controls, blue for the others."""
+    colour = {"FreqMerge": "tab:red", "control:": "0.5"}.get(label.split(",")[0].split()[0], "tab:blue")
+    middle, low, high = (100 * found[key] for key in ("difference", "low", "high"))
+    axes.errorbar(middle, height, xerr=[[middle - low], [high - middle]], fmt="o", markersize=4, color=colour)
 
 
 def _costs(axes: Any, entries: Sequence[dict[str, Any]]) -> None:

@@ -1,0 +1,57 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from model.checkpoint import default_checkpoint_path
+from tests.model.operators import facts
+
+FORBIDDEN = ("scatter", "gather", "fft", "index", "cumsum", "sort")
+"""What Torch-TensorRT lacks, unrolls, runs as a loop or drops from an engine of a dynamic batch."""
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def programs():
+    program = [sys.executable, "-m", "tests.model.one_graph", str(default_checkpoint_path())]
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def models(programs):
+    return [told for told in programs if told["model"] != "control"]
+
+
+def test_both_models_export_as_one_program_in_every_precision(models):
+    assert {(told["model"], told["precision"]) for told in models} == {
+        (model, precision)
+        for model in (default_checkpoint_path().stem, "small")
+        for precision in ("fp32", "fp16", "bf16")
+    }
+
+
+def test_one_exported_program_answers_any_batch_exactly_as_the_model(models):
+    assert all(difference == 0 for told in models for difference in told["differences"])
+    assert all(told["types"] == ["torch.float32", "torch.float32", "torch.int64"] for told in models)
+
+
+def test_torch_tensorrt_converts_every_operator_with_a_dynamic_batch(models):
+    assert facts()["version"].startswith("2.14")
+    for told in models:
+        assert len(told["operators"]) > 30
+        assert (told["unconverted"], told["replaced_otherwise"]) == ([], [])
+
+
+def test_no_scatter_gather_fft_or_running_sum_is_left(models):
+    left = {name for told in models for name in told["operators"] if any(word in name for word in FORBIDDEN)}
+    assert left == set()
+
+
+def test_the_same_check_refuses_a_model_that_gathers_scatters_and_transforms(programs):
+    told = next(told for told in programs if told["model"] == "control")
+    assert {"aten.gather.default", "aten._fft_r2c.default"} <= set(told["unconverted"])
+    assert "aten.scatter_reduce.two" in told["replaced_otherwise"]  # unrolled, one scatter for every source
