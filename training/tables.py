@@ -61,6 +61,32 @@ def scoring(results: Path) -> str:
     return reports.scoring(found) + _below(reports.findings(found), found)
 
 
+def parity(results: Path) -> str:
+    """How nearly each engine answers as eager float32."""
+    found = _any("parity", results)
+    if not found:
+        return f"{reports.NOT_RUN}\n"
+    head = ["engine", "keep rate", "same first class", "top-1 (%)", "largest difference of a score", "same merges"]
+    rows = [
+        [
+            entry["engine"].replace(":", ", "),
+            f"{entry['keep_rate']:g}",
+            f"{entry['agreement']:.2%}, goal {'reached' if entry['agreement'] >= entry['goal'] else 'missed'}",
+            f"{100 * entry['top1']:.2f}",
+            f"{entry['score_max_difference']:.2g}",
+            f"{entry['same_source_map']:.2%}",
+        ]
+        for entry in found
+    ]
+    first = found[0]
+    told = (
+        f"\nEager float32 answers {100 * first['reference_top1']:.2f} % right at keep rate {first['keep_rate']:g}. "
+        f"`{first['command']}` and the like, checkpoint `{first['checkpoint']}`, {first['images']:,} test images, "
+        f"{first['machine']['device']}, torch {first['machine']['torch']}.\n"
+    )
+    return table(head, rows) + told
+
+
 def study(name: str) -> Callable[[Path], str]:
     """The table of a study in full, for the docs."""
 
@@ -80,6 +106,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "methods": methods,
     "alpha": alpha,
     "scoring": scoring,
+    "parity": parity,
     **{f"study_{name}": study(name) for name in STUDIES},
 }
 
