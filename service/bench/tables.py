@@ -1,6 +1,6 @@
 """`python -m service.bench.tables`: the tables of docs/benchmarks.md, made from the records and nothing else.
 
-A table stands between `<!-- table: NAME -->` and `<!-- end -->`; the rest of the page is left alone.
+A table stands between `<!-- bench: NAME -->` and `<!-- end -->`; the rest of the page is left alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from model import files
 from service.bench import records, reports
 
 PAGE = Path("docs/benchmarks.md")
-MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARKED = re.compile(r"(<!-- bench: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 NOT_RUN = "Not run yet.\n"
 
 Record = dict[str, Any]

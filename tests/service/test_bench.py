@@ -181,7 +181,7 @@ def test_twice_litserve_is_judged_by_the_ratio() -> None:
 
 
 def test_the_page_gets_its_tables_from_the_records(tmp_path: Path) -> None:
-    page = "before\n<!-- table: peers -->\nold\n<!-- end -->\nafter <!-- table: soak -->\n<!-- end -->\n"
+    page = "before\n<!-- bench: peers -->\nold\n<!-- end -->\nafter <!-- bench: soak -->\n<!-- end -->\n"
     records.write("service_bench", "the command", [peer("bare", 123.4, 5.6)], tmp_path)
     filled = tables.fill(page, tmp_path)
     assert "| bare | 64 | 123 | 123 to 123 | 1.0 | 5.6 | 300 | 100 | 1 |" in filled
