@@ -29,7 +29,13 @@ class EngineOutput(NamedTuple):
 
     logits: Float[np.ndarray, "batch classes"]
     frequency_score: Float[np.ndarray, "batch patches"]
-    source_map: Int[np.ndarray, "batch patches"]
+    source_maps: Int[np.ndarray, "batch merging_blocks patches"]
+    """Owner of every patch after each merging block."""
+
+    @property
+    def source_map(self) -> Int[np.ndarray, "batch patches"]:
+        """Owner of every patch at the end."""
+        return self.source_maps[:, -1]
 
 
 @runtime_checkable
@@ -71,7 +77,7 @@ class Engine(Protocol):
 
 
 class Classifier(nn.Module):
-    """The whole graph: uint8 at the native size in, logits, score and source map out."""
+    """The whole graph: uint8 at the native size in, logits, score and source maps out."""
 
     def __init__(self, model: FreqMergeViT, input_stage: InputStage) -> None:
         super().__init__()

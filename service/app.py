@@ -18,6 +18,7 @@ from service.loading import ModelLoader, load_model
 from service.middleware import Observe
 from service.problems import answer_bad_parameter, answer_http_exception, answer_refusal
 from service.routes import add_routes
+from service.routes_page import add_page_routes
 from service.routes_status import add_status_routes
 from service.runtime import Service
 from service.settings import Settings
@@ -33,6 +34,7 @@ def create_app(settings: Settings, load: ModelLoader = load_model) -> FastAPI:
     service = Service(settings, load)
     app = FastAPI(
         lifespan=_lifespan,
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=_operation_id,
@@ -48,6 +50,7 @@ def create_app(settings: Settings, load: ModelLoader = load_model) -> FastAPI:
     app.add_exception_handler(HTTPException, answer_http_exception)
     add_routes(app)
     add_status_routes(app)
+    add_page_routes(app)
     _document(app)
     return app
 

@@ -54,10 +54,17 @@ class Answer(NamedTuple):
 
     logits: NDArray[np.float32]
     frequency_score: NDArray[np.float32]
-    source_map: NDArray[np.int64]
+    source_maps: NDArray[np.int64]
+    """Owner of every patch after each merging block, [merging blocks, patches]."""
     queue_s: float
     engine_s: float
     batch_size: int
+
+    @property
+    def source_map(self) -> NDArray[np.int64]:
+        """Owner of every patch at the end."""
+        last: NDArray[np.int64] = self.source_maps[-1]
+        return last
 
 
 class Job(NamedTuple):
@@ -315,7 +322,7 @@ class Batcher:
         sound = np.isfinite(output.logits).all(axis=1)
         if not sound.all():
             log.error("the engine gave logits that are not finite for %d of %d images", (~sound).sum(), len(sound))
-        rows = zip(batch, sound, output.logits, output.frequency_score, output.source_map, strict=True)
+        rows = zip(batch, sound, output.logits, output.frequency_score, output.source_maps, strict=True)
         return [
             (ticket, Answer(logits, score, source, started - ticket.waiting_since, engine_s, len(batch)))
             if finite
