@@ -17,7 +17,13 @@ class EngineOutput(NamedTuple):
 
     logits: Float[np.ndarray, "batch classes"]
     frequency_score: Float[np.ndarray, "batch patches"]
-    source_map: Int[np.ndarray, "batch patches"]
+    source_maps: Int[np.ndarray, "batch merging_blocks patches"]
+    """Owner of every patch after each merging block."""
+
+    @property
+    def source_map(self) -> Int[np.ndarray, "batch patches"]:
+        """Owner of every patch at the end."""
+        return self.source_maps[:, -1]
 
 
 def check_batch(images: np.ndarray, native_size: int, max_batch_size: int) -> None:
@@ -31,7 +37,7 @@ def check_batch(images: np.ndarray, native_size: int, max_batch_size: int) -> No
 
 
 def host_arrays(parts: Sequence[Tensor], count: int) -> EngineOutput:
-    """Logits, score and source map of the first `count` images, copied to the host once they are computed."""
+    """Logits, score and source maps of the first `count` images, copied to the host once they are computed."""
     logits, score, owners = (part[:count].cpu().numpy() for part in parts)
     return EngineOutput(
         logits.astype(np.float32, copy=False), score.astype(np.float32, copy=False), owners.astype(np.int64, copy=False)

@@ -18,7 +18,7 @@ DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, 
 
 
 class Classifier(nn.Module):
-    """The whole graph: uint8 at the native size in, logits, score and source map out."""
+    """The whole graph: uint8 at the native size in, logits, score and source maps out."""
 
     def __init__(self, model: FreqMergeViT, input_stage: InputStage) -> None:
         super().__init__()

@@ -12,7 +12,7 @@ from model.classifier import Classifier
 MAX_BATCH_SIZE = 256
 
 INPUTS = ("images",)
-OUTPUTS = ("logits", "frequency_score", "source_map")
+OUTPUTS = ("logits", "frequency_score", "source_maps")
 """Names of what goes in and comes out, in order."""
 
 
@@ -25,9 +25,13 @@ class _Plain(nn.Module):
 
     def forward(
         self, images: UInt8[Tensor, "batch 3 native native"]
-    ) -> tuple[Float[Tensor, "batch classes"], Float[Tensor, "batch patches"], Int[Tensor, "batch patches"]]:
+    ) -> tuple[
+        Float[Tensor, "batch classes"],
+        Float[Tensor, "batch patches"],
+        Int[Tensor, "batch merging_blocks patches"],
+    ]:
         output = self.classifier(images)
-        return output.logits, output.frequency_score, output.source_map
+        return output.logits, output.frequency_score, output.source_maps
 
 
 def exported(classifier: Classifier, max_batch_size: int = MAX_BATCH_SIZE) -> ExportedProgram:

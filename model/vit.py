@@ -40,9 +40,15 @@ class FreqMergeOutput(NamedTuple):
     logits: Float[Tensor, "batch classes"]
     frequency_score: Float[Tensor, "batch patches"]
     """LFGM at the first merging block, 0..1 per image, whatever the scoring strategy and the keep rate."""
-    source_map: Int[Tensor, "batch patches"]
-    """Index, among the patch tokens left at the end, of the token that owns each patch; -1 where it was pruned."""
+    source_maps: Int[Tensor, "batch merging_blocks patches"]
+    """Index, among the patch tokens left after each merging block, of the token that owns each patch; -1 where it was
+    pruned."""
     trace: tuple[Trace, ...] = ()
+
+    @property
+    def source_map(self) -> Int[Tensor, "batch patches"]:
+        """The source map at the end."""
+        return self.source_maps[:, -1]
 
 
 class Stream(NamedTuple):
@@ -89,6 +95,7 @@ class FreqMergeViT(nn.Module):
         )
         first: First | None = None
         steps: list[Trace] = []
+        owners: list[Tensor] = []
         for layer, block in enumerate(vit.blocks):
             bias = self._size_bias(stream) if self.strategy.weighs_size and self._merged_before(layer) else None
             if layer not in self.config.merge_layers:
@@ -103,9 +110,10 @@ class FreqMergeViT(nn.Module):
                 score = first.score if self.config.rescore == "pool" else view.patch_score()
                 steps.append(Trace(layer, score, stream.source_map))
             stream = stream._replace(tokens=self._run(mlp_half, block, stream.tokens))
+            owners.append(stream.source_map)
         assert first is not None  # merge_layers is never empty
         logits = self._head(vit.norm(stream.tokens), stream.size)
-        return FreqMergeOutput(logits, first.score, stream.source_map, tuple(steps))
+        return FreqMergeOutput(logits, first.score, torch.stack(owners, dim=1), tuple(steps))
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Training computes each block's activations again in the backward pass instead of keeping them, or no more."""

@@ -23,6 +23,7 @@ from service.prefix import Prefixed
 from service.problems import answer_bad_parameter, answer_http_exception, answer_refusal
 from service.routes import add_routes
 from service.routes_batch import add_batch_route
+from service.routes_page import add_page_routes
 from service.routes_status import add_status_routes
 from service.runtime import Service
 from service.settings import Settings
@@ -59,6 +60,7 @@ def create_app(settings: Settings, load: ModelLoader = load_model) -> FastAPI:
     service = Service(settings, load)
     app = FastAPI(
         lifespan=_lifespan,
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=_operation_id,
@@ -76,6 +78,7 @@ def create_app(settings: Settings, load: ModelLoader = load_model) -> FastAPI:
     add_batch_route(app)
     add_status_routes(app)
     add_oip_routes(app)
+    add_page_routes(app)
     _document(app)
     return app
 

@@ -20,6 +20,9 @@ from service.settings import PREFIX, Settings
 OPEN = frozenset({"/", "/live", "/ready", "/metrics", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json"})
 """Paths that answer without a key: probes and metrics, which machines ask for, and how to use the rest."""
 
+OPEN_FOLDERS = ("/static/", "/samples/")
+"""What the pages are made of."""
+
 _KEY = re.compile(r"[!-+\--~]{8,512}\Z")
 """Visible ASCII without a comma; shorter keys could be guessed."""
 
@@ -47,7 +50,7 @@ class RequireKey:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
-        if scope["type"] != "http" or route_path(scope) in OPEN:
+        if scope["type"] != "http" or _open(route_path(scope)):
             await self._app(scope, receive, send)
             return
         given = presented(Headers(scope=scope))
@@ -56,6 +59,10 @@ class RequireKey:
             await self._app(scope, receive, send)
         else:
             await problem_response(_unauthorized(bool(given)), Request(scope))(scope, receive, send)
+
+
+def _open(path: str) -> bool:
+    return path in OPEN or path.startswith(OPEN_FOLDERS)
 
 
 def presented(headers: Headers) -> list[str]:

@@ -146,7 +146,7 @@ def _note(stages: Stages, ends: Iterable[Answer | RequestError]) -> None:
 def keep(service: Service, recognised: Recognised) -> str | None:
     """The id under which a picture is kept for its heatmap; None if images are not kept."""
     answer = recognised.answer
-    return service.store.put(stored_image(recognised.data, answer.frequency_score, answer.source_map))
+    return service.store.put(stored_image(recognised.data, answer.frequency_score, answer.source_maps))
 
 
 def kept(service: Service, image_id: str) -> StoredImage:

@@ -14,6 +14,7 @@ from service.classified import classified
 from service.direct import DirectRoute
 from service.errors import BadParameter, UnknownImage
 from service.exchange import exchange_of
+from service.merges import numbers, position
 from service.pipeline import Recognised, service_of
 from service.queries import refuse_unknown
 from service.schemas import Classification, HeatmapQuery, StoredHeatmapQuery
@@ -78,7 +79,7 @@ async def heatmap(request: Request, query: Annotated[HeatmapQuery, Query()]) -> 
     _check_size(request, query)
     recognised = await pipeline.recognise(request)
     answer = recognised.answer
-    stored = stored_image(recognised.data, answer.frequency_score, answer.source_map)
+    stored = stored_image(recognised.data, answer.frequency_score, answer.source_maps)
     return await _heatmap(request, stored, query)
 
 
@@ -93,15 +94,12 @@ def _classification(request: Request, recognised: Recognised, top_k: int) -> dic
 
 async def _heatmap(request: Request, stored: StoredImage, query: HeatmapQuery) -> Response:
     _check_size(request, query)
+    served = service_of(request).loaded()
+    block = position(query.layer, served.config.merge_layers)
     if query.format == "json":
-        return json_answer(_numbers(stored, service_of(request).loaded().grid))
-    how = work.Drawing(query.view, query.colormap, query.opacity, query.size, query.format)
+        return json_answer(numbers(stored, served, block))
+    how = work.Drawing(query.view, query.colormap, query.opacity, query.size, query.format, block)
     return Response(await pipeline.draw(request, stored, how), media_type=f"image/{query.format}")
-
-
-def _numbers(stored: StoredImage, grid: tuple[int, int]) -> dict[str, Any]:
-    score = stored.frequency_score.reshape(grid).astype(float).round(6)
-    return {"grid": grid, "score": score.tolist(), "source_map": stored.source_map.reshape(grid).tolist()}
 
 
 def _check_size(request: Request, query: HeatmapQuery) -> None:

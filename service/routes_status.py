@@ -1,4 +1,4 @@
-"""The routes about the service itself: probes, metrics, model card, labels, the way to the documentation."""
+"""The routes about the service itself: probes, metrics, model card, labels."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from fastapi import FastAPI
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 
 from service import card, openapi
 from service.answers import json_answer
@@ -27,7 +27,6 @@ def add_status_routes(app: FastAPI) -> None:
     _get(app, "/model", model, openapi.answers(ModelCard) | unready)
     _get(app, "/labels", labels, openapi.answers(Labels) | unready)
     _get(app, "/metrics", metrics, openapi.METRICS)
-    app.add_api_route("/", index, methods=["GET", "HEAD"], include_in_schema=False)
 
 
 async def live(request: Request) -> Response:
@@ -59,11 +58,6 @@ async def metrics(request: Request) -> Response:
     exposition = service_of(request).metrics.exposition
     body, media_type = await asyncio.to_thread(exposition, request.headers.get("accept", ""))
     return Response(body, media_type=media_type)
-
-
-async def index(request: Request) -> Response:
-    """The way to the documentation."""
-    return RedirectResponse("docs")
 
 
 def _get(app: FastAPI, path: str, endpoint: Endpoint, responses: openapi.Responses) -> None:

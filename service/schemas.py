@@ -86,14 +86,25 @@ class BatchClassification(Body):
     timings_ms: dict[str, float] = Field(description="milliseconds per stage, the longest of all files")
 
 
+class MergeData(Body):
+    """What one merging block left."""
+
+    layer: int = Field(description="index of the block, from 0")
+    tokens: int = Field(description="patch tokens left after it")
+    source_map: list[list[int]] = Field(
+        description="token that owns each patch after it, in rows; -1 where the patch was pruned"
+    )
+
+
 class HeatmapData(Body):
     """Answer of /heatmap with `format=json`."""
 
     grid: Pair = Field(description="rows and columns of patches on the centred square of the picture")
     score: list[list[float]] = Field(description="frequency score per patch, 0..1, in rows")
     source_map: list[list[int]] = Field(
-        description="token that owns each patch at the end, in rows; -1 where the patch was pruned"
+        description="token that owns each patch after the block `layer`, in rows; -1 where the patch was pruned"
     )
+    merges: list[MergeData] = Field(description="the same for every merging block, in order")
 
 
 class Label(Body):
@@ -169,6 +180,12 @@ class HeatmapQuery(BaseModel):
         "patches of each token; original: the picture; panel: original, score and overlay",
     )
     colormap: Colormap = Field("jet", description="colours of the score, low to high")
+    layer: int | None = Field(
+        None,
+        ge=0,
+        description="merging block, as in the model's `merge_layers`, after which the tokens are shown; "
+        "default: the last",
+    )
     opacity: float = Field(0.5, ge=0, le=1, description="share of the score in the overlay")
     size: int = Field(1024, ge=16, description="longer side of the drawing at most, in pixels; never enlarged")
     format: HeatmapFormat = Field("png", description="json: the numbers instead of a drawing")

@@ -34,11 +34,18 @@ class Answer(NamedTuple):
 
     logits: NDArray[np.float32]
     frequency_score: NDArray[np.float32]
-    source_map: NDArray[np.int64]
+    source_maps: NDArray[np.int64]
+    """Owner of every patch after each merging block, [merging blocks, patches]."""
     queue_s: float
     copy_s: float
     engine_s: float
     batch_size: int
+
+    @property
+    def source_map(self) -> NDArray[np.int64]:
+        """Owner of every patch at the end."""
+        last: NDArray[np.int64] = self.source_maps[-1]
+        return last
 
 
 @dataclass(slots=True)

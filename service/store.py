@@ -28,17 +28,18 @@ class StoredImage:
 
     data: bytes
     frequency_score: NDArray[np.float32]
-    source_map: NDArray[np.int64]
+    source_maps: NDArray[np.int64]
+    """Owner of every patch after each merging block, [merging blocks, patches]."""
 
     @property
     def size_bytes(self) -> int:
         """Memory that the entry takes."""
-        return len(self.data) + self.frequency_score.nbytes + self.source_map.nbytes + ENTRY_OVERHEAD_BYTES
+        return len(self.data) + self.frequency_score.nbytes + self.source_maps.nbytes + ENTRY_OVERHEAD_BYTES
 
 
-def stored_image(data: bytes, frequency_score: NDArray[np.float32], source_map: NDArray[np.int64]) -> StoredImage:
+def stored_image(data: bytes, frequency_score: NDArray[np.float32], source_maps: NDArray[np.int64]) -> StoredImage:
     """An entry with its own small arrays; rows of a batch would keep the whole batch alive."""
-    return StoredImage(data, frequency_score.copy(), source_map.copy())
+    return StoredImage(data, frequency_score.copy(), source_maps.copy())
 
 
 class ImageStore:

@@ -40,6 +40,8 @@ class Drawing(NamedTuple):
     opacity: float
     size: int
     format: ImageFormat
+    block: int = -1
+    """Position, among the merging blocks, of the one whose tokens are drawn."""
 
 
 def decode_upload(upload: Upload, settings: Settings, native_size: int, budget: ByteBudget | None = None) -> Decoded:
@@ -71,7 +73,7 @@ def draw(stored: StoredImage, grid: tuple[int, int], how: Drawing, settings: Set
     image = render(
         picture.image,
         stored.frequency_score,
-        stored.source_map,
+        stored.source_maps[how.block],
         grid,
         view=how.view,
         colormap=how.colormap,

@@ -35,7 +35,7 @@ def expected(checkpoint, images):
 def assert_same(found, wanted, tolerance):
     np.testing.assert_allclose(found.logits, wanted.logits, atol=tolerance)
     np.testing.assert_allclose(found.frequency_score, wanted.frequency_score, atol=tolerance)
-    assert np.array_equal(found.source_map, wanted.source_map)
+    assert np.array_equal(found.source_maps, wanted.source_maps)
 
 
 def test_the_eager_engine_answers_as_the_model_on_preprocessed_images(checkpoint):
@@ -95,7 +95,7 @@ def test_answers_are_plain_arrays_of_the_stated_types(checkpoint):
     output = create_engine(checkpoint, "eager", "cpu").run(pictures(2))
     assert (output.logits.dtype, output.logits.shape) == (np.float32, (2, 100))
     assert (output.frequency_score.dtype, output.frequency_score.shape) == (np.float32, (2, 36))
-    assert (output.source_map.dtype, output.source_map.shape) == (np.int64, (2, 36))
+    assert (output.source_maps.dtype, output.source_maps.shape) == (np.int64, (2, 2, 36))
 
 
 @pytest.mark.parametrize(

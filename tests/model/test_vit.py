@@ -133,7 +133,8 @@ def test_token_sizes_and_source_maps_follow_the_schedule():
     for step in output.trace:
         assert all(len(set(row.tolist())) == int(step.source_map.max()) + 1 for row in step.source_map)
     torch.testing.assert_close(output.trace[0].score, output.frequency_score)
-    assert torch.equal(output.trace[-1].source_map, output.source_map)
+    assert torch.equal(output.source_maps, torch.stack([step.source_map for step in output.trace], dim=1))
+    assert torch.equal(output.source_map, output.trace[-1].source_map)
 
 
 def test_tracing_does_not_change_the_answer():

@@ -23,7 +23,10 @@ NATIVE = 8
 GRID = (2, 3)
 PATCHES = 6
 SCORE = np.array([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], np.float32)
-SOURCE_MAP = np.array([0, 0, 1, 2, 2, 3], np.int64)
+SOURCE_MAPS = np.array([[0, 0, 1, 2, 3, 4], [0, 0, 1, 2, 2, 3]], np.int64)
+SOURCE_MAP = SOURCE_MAPS[-1]
+MERGE_LAYERS = (1, 3)
+SCHEDULE = (6, 5, 5, 4)
 POISON = 255
 
 
@@ -85,7 +88,7 @@ class FakeEngine:
         logits[np.arange(len(values)), [value % len(CLASS_NAMES) for value in values]] = 1
         if self.nan_for in values:
             logits[values.index(self.nan_for), 42] = np.nan
-        return EngineOutput(logits, np.tile(SCORE, (len(values), 1)), np.tile(SOURCE_MAP, (len(values), 1)))
+        return EngineOutput(logits, np.tile(SCORE, (len(values), 1)), np.tile(SOURCE_MAPS, (len(values), 1, 1)))
 
 
 def served(engine: FakeEngine) -> ServedModel:
@@ -93,7 +96,7 @@ def served(engine: FakeEngine) -> ServedModel:
     manifest = Manifest(
         name="double",
         digest="0" * 64,
-        config=ModelConfig(),
+        config=ModelConfig(merge_layers=MERGE_LAYERS),
         preprocess=Preprocess(native_size=NATIVE),
         class_names=CLASS_NAMES,
         superclasses=SUPERCLASSES,
@@ -101,7 +104,7 @@ def served(engine: FakeEngine) -> ServedModel:
         versions={"torch": "0"},
         training={},
     )
-    return ServedModel(engine, manifest, manifest.config, (6, 4), GRID, 123)
+    return ServedModel(engine, manifest, manifest.config, SCHEDULE, GRID, 123)
 
 
 def loader(engine: FakeEngine) -> ModelLoader:

@@ -15,7 +15,7 @@ from service.options import View
 from service.schemas import HeatmapData
 from service.slots import Counts
 from tests.service.conftest import Running, until
-from tests.service.doubles import GRID, SCORE, SOURCE_MAP, FakeEngine, picture
+from tests.service.doubles import GRID, MERGE_LAYERS, SCORE, SOURCE_MAP, SOURCE_MAPS, FakeEngine, picture
 from tests.service.wire import problem
 
 pytestmark = pytest.mark.anyio
@@ -84,6 +84,27 @@ async def test_json_gives_the_numbers_in_rows(client: httpx.AsyncClient) -> None
     assert numbers.grid == GRID
     assert np.allclose(numbers.score, SCORE.reshape(GRID))
     assert numbers.source_map == SOURCE_MAP.reshape(GRID).tolist()
+    assert [merge.layer for merge in numbers.merges] == list(MERGE_LAYERS)
+    assert [merge.tokens for merge in numbers.merges] == [5, 4]
+    assert [merge.source_map for merge in numbers.merges] == SOURCE_MAPS.reshape(-1, *GRID).tolist()
+
+
+async def test_a_layer_picks_the_merging_block_whose_tokens_are_drawn_and_the_last_is_the_default(
+    client: httpx.AsyncClient,
+) -> None:
+    url = f"{await classified(client, picture(90, (64, 48)))}&view=merged"
+    drawings = [opened(await client.get(f"{url}{layer}")).tobytes() for layer in ("", "&layer=1", "&layer=3")]
+    assert drawings[0] == drawings[2] != drawings[1]
+    numbers = [(await client.get(f"{url}&format=json{layer}")).json() for layer in ("&layer=1", "&layer=3")]
+    assert [found["source_map"] for found in numbers] == SOURCE_MAPS.reshape(-1, *GRID).tolist()
+
+
+@pytest.mark.parametrize("layer", ["2", "4", "-1", "first"])
+async def test_a_layer_in_which_nothing_merges_is_refused(client: httpx.AsyncClient, layer: str) -> None:
+    url = await classified(client, picture(90))
+    refused = problem(await client.get(f"{url}&view=merged&layer={layer}"), 422, "bad_parameter")
+    assert refused["errors"][0]["parameter"] == "layer"
+    assert refused["errors"][0]["found"] == layer
 
 
 async def test_a_browser_may_keep_a_drawing_as_long_as_the_picture_is_kept(start: Start) -> None:

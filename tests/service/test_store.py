@@ -7,29 +7,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.store import ENTRY_OVERHEAD_BYTES, ImageStore, StoredImage, stored_image
-from tests.service.doubles import SCORE, SOURCE_MAP
+from tests.service.doubles import SCORE, SOURCE_MAPS
 
-SMALL = ENTRY_OVERHEAD_BYTES + SCORE.nbytes + SOURCE_MAP.nbytes
+SMALL = ENTRY_OVERHEAD_BYTES + SCORE.nbytes + SOURCE_MAPS.nbytes
 
 
 def image(data_bytes: int = 100) -> StoredImage:
-    return stored_image(bytes(data_bytes), SCORE, SOURCE_MAP)
+    return stored_image(bytes(data_bytes), SCORE, SOURCE_MAPS)
 
 
 def test_an_image_comes_back_as_it_was() -> None:
     store = ImageStore(10, 1 << 20, 60)
-    image_id = store.put(stored_image(b"abc", SCORE, SOURCE_MAP))
+    image_id = store.put(stored_image(b"abc", SCORE, SOURCE_MAPS))
     assert image_id is not None
     found = store.get(image_id)
     assert found is not None
     assert found.data == b"abc"
     assert found.frequency_score.tolist() == SCORE.tolist()
-    assert found.source_map.tolist() == SOURCE_MAP.tolist()
+    assert found.source_maps.tolist() == SOURCE_MAPS.tolist()
 
 
 def test_an_entry_keeps_rows_of_its_own_and_not_the_batch_they_came_from() -> None:
     batch = np.zeros((32, 6), np.float32)
-    kept = stored_image(b"", batch[3], SOURCE_MAP)
+    kept = stored_image(b"", batch[3], SOURCE_MAPS)
     assert kept.frequency_score.base is None
 
 
