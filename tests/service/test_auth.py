@@ -83,7 +83,7 @@ async def test_a_wrong_key_is_called_invalid_and_a_missing_one_is_not(guarded: h
     assert wrong.headers["www-authenticate"] == 'Bearer realm="freqmerge", error="invalid_token"'
 
 
-@pytest.mark.parametrize("path", sorted(auth.OPEN))
+@pytest.mark.parametrize("path", [*sorted(auth.OPEN), "/static/page.css", "/samples/rocket.jpg"])
 async def test_probes_metrics_and_documentation_need_no_key(guarded: httpx.AsyncClient, path: str) -> None:
     assert (await guarded.get(path)).status_code in (200, 307)
 
