@@ -1,40 +1,102 @@
+# Two targets: `gpu`, the default, for a host with CUDA, and `cpu`. docs/docker.md says how each is built and run.
 FROM python:3.11-slim-bookworm AS base
 ENV PYTHONUNBUFFERED=1
 
 
+# --- packages: before the code, so that a change of the code leaves these layers as they are ---
+
 FROM base AS dependencies
 RUN python -m venv /opt/venv
-# The locked torch brings its CUDA libraries, which this target never loads. The smaller CPU-only torch is
+# The locked torch brings its CUDA libraries, which the target `cpu` never loads. The smaller CPU-only torch is
 # not an option: it lives on an index of its own, and there is no torchvision, which timm imports, to match it.
 COPY requirements.lock ./
 RUN /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements.lock
 
+FROM dependencies AS gpu-dependencies
+# Built with the locked setuptools: tensorrt-cu13 is a few Python files, published as source.
+COPY docker/requirements-gpu.lock ./
+RUN /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps --no-build-isolation \
+        --require-hashes -r requirements-gpu.lock
+# TensorRT itself, a wheel that only NVIDIA's index has. Asked for nothing else, that index can replace nothing else.
+ARG NVIDIA_INDEX=https://pypi.nvidia.com
+ARG TENSORRT_VERSION=11.1.0.106
+RUN /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps --only-binary :all: \
+        --index-url "$NVIDIA_INDEX" "tensorrt-cu13-libs==$TENSORRT_VERSION"
 
-FROM base AS cpu
-LABEL org.opencontainers.image.title="FreqMerge" \
-      org.opencontainers.image.description="Image classification with frequency-guided token merging, over HTTP" \
-      org.opencontainers.image.licenses="MIT"
 
-# A fixed uid, so that volumes and Kubernetes' runAsUser can name it.
-RUN groupadd --gid 10001 freqmerge \
- && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin freqmerge
+# --- the code, its bytecode compiled here because the root file system may be read-only later ---
 
-COPY --from=dependencies /opt/venv /opt/venv
+FROM base AS code
 WORKDIR /app
 COPY LICENSE ./
 COPY docker/healthcheck.py docker/
 COPY model model
 COPY training training
 COPY service service
-# The root file system may be read-only when the service runs: bytecode is compiled here, caches go to /tmp.
-RUN /opt/venv/bin/python -m compileall -q model service training
+RUN python -m compileall -q model service training
 
+
+# --- what both images have in common ---
+
+FROM base AS runtime
+LABEL org.opencontainers.image.title="FreqMerge" \
+      org.opencontainers.image.description="Image classification with frequency-guided token merging, over HTTP" \
+      org.opencontainers.image.licenses="MIT"
+
+# A fixed uid, so that volumes and Kubernetes' runAsUser can name it. A volume that is mounted on one of these
+# folders for the first time takes their owner over.
+RUN groupadd --gid 10001 freqmerge \
+ && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin freqmerge \
+ && install --directory --owner 10001 --group 10001 /models /var/cache/freqmerge
+
+WORKDIR /app
 ENV PATH=/opt/venv/bin:$PATH \
     HOME=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \
     FREQMERGE_HOST=0.0.0.0 \
     FREQMERGE_PORT=8000
-USER 10001:10001
 EXPOSE 8000
-HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["python", "docker/healthcheck.py"]
 CMD ["python", "-m", "service"]
+
+
+# --- the images ---
+
+FROM runtime AS cpu
+COPY --from=dependencies /opt/venv /opt/venv
+COPY --from=code /app /app
+USER 10001:10001
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["python", "docker/healthcheck.py"]
+ARG VERSION=unknown
+ARG REVISION=unknown
+ARG SOURCE=unknown
+LABEL org.opencontainers.image.version="$VERSION" \
+      org.opencontainers.image.revision="$REVISION" \
+      org.opencontainers.image.source="$SOURCE"
+
+FROM runtime AS gpu
+# Triton, which the engine `inductor` compiles with, builds the C module that launches its kernels when it first runs
+# one: it needs a C compiler and libc's headers (Python's own come with the base). TensorRT engines need neither.
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends gcc libc6-dev \
+ && rm -rf /var/lib/apt/lists/*
+COPY --from=gpu-dependencies /opt/venv /opt/venv
+COPY --from=code /app /app
+# What is compiled goes to a volume: /tmp may forbid to execute what lies on it. Only here, and declared: torch makes
+# its folder as soon as it is imported, and fails where it cannot. The image `cpu` compiles nothing and stays in /tmp.
+# The last two say what NVIDIA's container runtime shall hand in.
+ENV FREQMERGE_ENGINE_CACHE=/var/cache/freqmerge/engines \
+    HF_HOME=/var/cache/freqmerge/huggingface \
+    TORCHINDUCTOR_CACHE_DIR=/var/cache/freqmerge/inductor \
+    TRITON_CACHE_DIR=/var/cache/freqmerge/triton \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+VOLUME /var/cache/freqmerge
+USER 10001:10001
+# The first start on a kind of GPU builds an engine, which takes minutes; afterwards it lies in the cache.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=900s --retries=3 CMD ["python", "docker/healthcheck.py"]
+ARG VERSION=unknown
+ARG REVISION=unknown
+ARG SOURCE=unknown
+LABEL org.opencontainers.image.version="$VERSION" \
+      org.opencontainers.image.revision="$REVISION" \
+      org.opencontainers.image.source="$SOURCE"

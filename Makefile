@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help venv serve test lint check bench soak format lock clean
+.PHONY: help venv serve test lint check bench soak format lock image clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -70,6 +70,19 @@ lock: $(BIN)/uv ## write the lock files again (UPGRADE=1 takes the newest versio
 	$(LOCK) --output-file requirements.lock
 	$(LOCK) --extra dev --constraint requirements.lock --output-file requirements-dev.lock
 	$(BENCH_LOCK) --output-file requirements-bench.lock
+	$(BIN)/uv pip compile docker/requirements-gpu.in --quiet --no-deps --universal --python-version 3.11 \
+		--generate-hashes --no-annotate --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade) \
+		--output-file docker/requirements-gpu.lock
+
+# BUILD="podman build --format docker" where there is no Docker (the other format has no health check); SOURCE=URL says
+# where the code is from.
+TARGET ?= gpu
+BUILD ?= docker build
+image: ## build the container image freqmerge:gpu (TARGET=cpu for the other one)
+	$(BUILD) --target $(TARGET) --tag freqmerge:$(TARGET) \
+		--build-arg VERSION="$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' model/_version.py)" \
+		--build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null || echo unknown)" \
+		$(if $(SOURCE),--build-arg SOURCE="$(SOURCE)") .
 
 clean: ## remove .venv and everything the tools leave behind
 	rm -rf $(VENV) $(BENCH_VENV) build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,193 @@
+"""Prints the one dashboard: `python docker/grafana/make_dashboard.py > docker/grafana/dashboards/freqmerge.json`."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from panels import DATASOURCE, Json, Row, bars, graph, laid_out, mean, quantiles, stat, table
+
+REAL_TRAFFIC = 'route!~"/live|/ready|/metrics|/v2/.*(live|ready)"'
+"""Not what probes and Prometheus ask for."""
+REQUESTS = f"freqmerge_http_requests_total{{SELECTED, {REAL_TRAFFIC}}}"
+DURATION = "freqmerge_http_request_duration_seconds"
+STAGES = "freqmerge_stage_duration_seconds"
+CLASSIFY = ', route="/classify"'
+
+
+def worse(warning: float, bad: float) -> tuple[tuple[float | None, str], ...]:
+    """Colours of a number that should be small."""
+    return (None, "green"), (warning, "orange"), (bad, "red")
+
+
+def at_a_glance() -> Row:
+    """What tells in a second whether all is well."""
+    alerts = 'count(ALERTS{alertname=~"FreqMerge.*", alertstate="firing"}) or vector(0)'
+    answered = 'sum(rate(freqmerge_images_total{SELECTED, outcome="answered"}[$window]))'
+    failures = f'freqmerge_http_requests_total{{SELECTED, {REAL_TRAFFIC}, code=~"5.."}}'
+    errors = f"(sum(rate({failures}[$window])) or vector(0)) / sum(rate({REQUESTS}[$window]))"
+    [(p99, _)] = quantiles(DURATION, "", CLASSIFY, (0.99,))
+    queue = "max(freqmerge_queue_images{SELECTED} / freqmerge_queue_limit_images{SELECTED})"
+    ready_steps = ((None, "red"), (1, "green"))
+    alert_steps = ((None, "green"), (1, "red"))
+    meaning = "Firing now; what each means is in docs/operations.md."
+    panels = [
+        stat("Ready", "sum(freqmerge_ready{SELECTED})", "short", "Processes that answer pictures.", ready_steps),
+        stat("Alerts", alerts, "short", meaning, alert_steps),
+        stat("Images", answered, "ops", "Pictures answered per second."),
+        stat("Errors", errors, "percentunit", "Share of requests answered with 5xx.", worse(0.01, 0.05)),
+        stat("Latency p99", p99, "s", "POST /classify, headers to end of answer.", worse(0.5, 1)),
+        stat("Queue", queue, "percentunit", "How full the fullest is; beyond it there is 429.", worse(0.5, 0.8)),
+    ]
+    return "At a glance", 4, panels
+
+
+def traffic() -> Row:
+    """Who asks for what, and what they get."""
+    by_route = [(f"sum by (route) (rate({REQUESTS}[$window]))", "{{route}}")]
+    by_code = [(f"sum by (code) (rate({REQUESTS}[$window]))", "{{code}}")]
+    problems = [
+        ("sum by (reason) (rate(freqmerge_rejected_total{SELECTED}[$window])) > 0", "{{reason}}"),
+        ("sum(rate(freqmerge_rejected_total{SELECTED}[$window]))", "all"),
+    ]
+    in_flight = [("sum by (instance) (freqmerge_http_requests_in_flight{SELECTED})", "{{instance}}")]
+    panels = [
+        graph("Requests by route", by_route, "reqps", "Without probes and scrapes.", stacked=True),
+        graph("Requests by code", by_code, "reqps", "499 is a client that left.", stacked=True),
+        graph("Problems by reason", problems, "ops", "Requests and files that ended with a problem document."),
+        graph("Requests in flight", in_flight, "short", "Being answered now."),
+    ]
+    return "Traffic and errors", 8, panels
+
+
+def latency() -> Row:
+    """How long it takes, and where the time goes."""
+    every_route = quantiles(DURATION, "route", f", {REAL_TRAFFIC}", (0.99,))
+    stages = [mean(STAGES, "stage", "{{stage}}")]
+    panels = [
+        graph("POST /classify", quantiles(DURATION, "", CLASSIFY), "s", "Headers to end of answer."),
+        graph("Every route, p99", every_route, "s", "Headers to end of answer."),
+        graph("Where the time goes", stages, "s", "Mean time per request that passes the stage.", stacked=True),
+        graph("Stages, p99", quantiles(STAGES, "stage", "", (0.99,)), "s", "Waiting for a thread included."),
+    ]
+    return "Latency", 8, panels
+
+
+def batches() -> Row:
+    """What the batcher makes of it."""
+    outcomes = [("sum by (outcome) (rate(freqmerge_images_total{SELECTED}[$window]))", "{{outcome}}")]
+    sizes = [
+        mean("freqmerge_batch_size", "instance", "mean, {{instance}}"),
+        *quantiles("freqmerge_batch_size", "", "", (0.5, 0.99)),
+    ]
+    queue = [
+        ("sum by (instance) (freqmerge_queue_images{SELECTED})", "{{instance}}"),
+        ("min(freqmerge_queue_limit_images{SELECTED})", "limit"),
+    ]
+    busy = [("sum by (instance) (rate(freqmerge_executor_busy_seconds_total{SELECTED}[$window]))", "{{instance}}")]
+    panels = [
+        graph("Throughput", outcomes, "ops", "Images per second, by how they ended.", stacked=True),
+        graph("Batch size", sizes, "short", "Images per batch. One under load is a fault."),
+        graph("Queue", queue, "short", "Images being decoded or waiting for a batch."),
+        graph("Engine busy", busy, "percentunit", "Share of the time in which a batch ran."),
+    ]
+    return "Batches and queue", 8, panels
+
+
+def model() -> Row:
+    """What is served, and what it sees."""
+    frequent = "topk(15, sum by (label) (increase(freqmerge_predictions_total{SELECTED}[$__range])))"
+    over_time = [("topk(8, sum by (label) (rate(freqmerge_predictions_total{SELECTED}[$window])))", "{{label}}")]
+    columns = ("instance", "name", "digest", "engine", "device", "keep_rate", "version")
+    shift = "Images per second by most probable label; a shift here is a shift of the input or of the model."
+    panels = [
+        bars("Classes predicted", frequent, "{{label}}", "Most frequent labels in the time range above."),
+        graph("Classes over time", over_time, "ops", shift),
+        table("Models that are served", "freqmerge_model_info{SELECTED}", columns, "As GET /model says."),
+    ]
+    return "Model", 10, panels
+
+
+def process() -> Row:
+    """What it costs."""
+    cpu = [("sum by (instance) (rate(process_cpu_seconds_total{SELECTED}[$window]))", "{{instance}}")]
+    memory = [
+        ("sum by (instance) (process_resident_memory_bytes{SELECTED})", "{{instance}}"),
+        ("sum by (instance) (freqmerge_stored_bytes{SELECTED})", "recent images, {{instance}}"),
+        ("sum by (instance) (freqmerge_decoding_bytes{SELECTED})", "being decoded, {{instance}}"),
+    ]
+    gpu = [("sum by (instance, state) (freqmerge_gpu_memory_bytes{SELECTED})", "{{state}}, {{instance}}")]
+    lag = quantiles("freqmerge_event_loop_lag_seconds", "", "", (0.5, 0.99))
+    late = "How late a timer fires; high where something computes on the loop or the cores are taken."
+    panels = [
+        graph("CPU", cpu, "short", "Cores in use."),
+        graph("Memory", memory, "bytes", "Resident memory, and the pictures in it."),
+        graph("GPU memory", gpu, "bytes", "Of the whole GPU, whoever uses it. Empty without one.", stacked=True),
+        graph("Event loop lag", lag, "s", late),
+    ]
+    return "Process", 8, panels
+
+
+def variables() -> list[Json]:
+    """The choices at the top: which processes, and over which window rates are taken."""
+    instances = 'label_values(freqmerge_ready{job="freqmerge"}, instance)'
+    windows = ("1m", "5m", "15m", "1h")
+    return [
+        {
+            "name": "instance",
+            "label": "Process",
+            "type": "query",
+            "datasource": DATASOURCE,
+            "definition": instances,
+            "query": {"query": instances, "refId": "instances"},
+            "refresh": 2,
+            "multi": True,
+            "includeAll": True,
+            "allValue": ".*",
+            "sort": 1,
+            "current": {"selected": True, "text": "All", "value": "$__all"},
+        },
+        {
+            "name": "window",
+            "label": "Rates over",
+            "type": "interval",
+            "query": ",".join(windows),
+            "auto": False,
+            "options": [{"selected": value == "5m", "text": value, "value": value} for value in windows],
+            "current": {"selected": True, "text": "5m", "value": "5m"},
+        },
+    ]
+
+
+def dashboard() -> Json:
+    """The whole, as Grafana's files hold it."""
+    firing = {
+        "name": "Alerts",
+        "enable": True,
+        "iconColor": "red",
+        "datasource": DATASOURCE,
+        "expr": 'ALERTS{alertname=~"FreqMerge.*", alertstate="firing"}',
+        "titleFormat": "{{alertname}}",
+        "textFormat": "{{instance}}",
+        "step": "60s",
+    }
+    return {
+        "uid": "freqmerge",
+        "title": "FreqMerge",
+        "tags": ["freqmerge"],
+        "timezone": "browser",
+        "schemaVersion": 39,
+        "version": 1,
+        "editable": False,
+        "graphTooltip": 1,
+        "refresh": "10s",
+        "time": {"from": "now-1h", "to": "now"},
+        "annotations": {"list": [firing]},
+        "templating": {"list": variables()},
+        "links": [],
+        "panels": laid_out([at_a_glance(), traffic(), latency(), batches(), model(), process()]),
+    }
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(dashboard(), indent=1) + "\n")

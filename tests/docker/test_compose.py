@@ -1,0 +1,129 @@
+"""The Compose files: valid, hardened, and in agreement with the image, the service and the monitoring."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.settings import Settings
+from tests.docker.files import DOCKER, ROOT, compose, dashboard, resets, settings, stages, without_resets
+
+FILES = ("docker-compose.yml", "docker/compose.cpu.yml")
+FORCED_END_S = 10
+"""How long a shutdown waits for an engine that hangs, after the drain."""
+
+
+@pytest.fixture(scope="module")
+def services() -> dict[str, Any]:
+    found: dict[str, Any] = compose("docker-compose.yml")["services"]
+    return found
+
+
+def environment(stage: str) -> dict[str, str]:
+    lines = [line.removeprefix("ENV ") for line in stages()[stage] if line.startswith("ENV ")]
+    return dict(pair.split("=", 1) for line in lines for pair in line.split())
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_file_passes_the_compose_specifications_schema(name: str, tmp_path: Path) -> None:
+    plain = tmp_path / "compose.json"  # the checker knows no tags
+    plain.write_text(json.dumps(without_resets(compose(name))), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(plain)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_plain_up_reserves_a_gpu_and_the_cpu_file_takes_exactly_that_back(services: dict[str, Any]) -> None:
+    assert services["freqmerge"]["deploy"]["resources"]["reservations"] == {
+        "devices": [{"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}]
+    }
+    assert list(resets(compose("docker/compose.cpu.yml"))) == [
+        ("services", "freqmerge", "deploy", "resources", "reservations")
+    ]
+
+
+def test_both_files_build_a_target_of_the_dockerfile_whose_default_is_the_gpu(services: dict[str, Any]) -> None:
+    assert services["freqmerge"]["build"]["target"] == "gpu"
+    assert list(stages())[-1] == "gpu"
+    assert compose("docker/compose.cpu.yml")["services"]["freqmerge"]["build"]["target"] in stages()
+
+
+@pytest.mark.parametrize("name", ["freqmerge", "prometheus", "grafana"])
+def test_every_container_is_read_only_without_capabilities_bounded_and_started_again(
+    services: dict[str, Any], name: str
+) -> None:
+    service = services[name]
+    assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"])
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["restart"] == "unless-stopped"
+    assert {"memory", "pids"} <= service["deploy"]["resources"]["limits"].keys()
+
+
+@pytest.mark.parametrize("name", ["prometheus", "grafana"])
+def test_images_of_others_are_pinned_and_reachable_from_this_host_only(services: dict[str, Any], name: str) -> None:
+    assert re.fullmatch(r"[a-z]+/[a-z]+:v?\d+\.\d+\.\d+", services[name]["image"])
+    assert all(port.startswith("127.0.0.1:") for port in services[name]["ports"])
+
+
+def test_the_grace_period_is_longer_than_the_longest_shutdown(services: dict[str, Any]) -> None:
+    default = re.fullmatch(r"\$\{STOP_GRACE_PERIOD:-(\d+)s\}", services["freqmerge"]["stop_grace_period"])
+    assert default is not None
+    longest = Settings.model_fields["shutdown_delay_s"].default + Settings.model_fields["shutdown_timeout_s"].default
+    assert int(default[1]) > longest + FORCED_END_S
+    assert services["freqmerge"]["init"] is True
+
+
+def test_what_is_compiled_or_downloaded_lies_on_a_volume_that_the_image_gives_to_its_user(
+    services: dict[str, Any],
+) -> None:
+    mounts = dict(reversed(volume.split(":")) for volume in services["freqmerge"]["volumes"])
+    assert mounts == {"/var/cache/freqmerge": "cache", "/models": "models"}
+    assert set(mounts.values()) <= compose("docker-compose.yml")["volumes"].keys()
+    caches = {name: place for name, place in environment("gpu").items() if "CACHE" in name or name == "HF_HOME"}
+    assert len(caches) == 4
+    assert all(place.startswith("/var/cache/freqmerge/") for place in caches.values())
+    assert "VOLUME /var/cache/freqmerge" in stages()["gpu"]
+    assert "CACHE" not in " ".join(environment("runtime") | environment("cpu")), "it has to start without a volume"
+    [made] = [line for line in stages()["runtime"] if "install --directory" in line]
+    assert made.endswith("install --directory --owner 10001 --group 10001 /models /var/cache/freqmerge")
+
+
+def test_every_file_that_is_mounted_exists(services: dict[str, Any]) -> None:
+    mounted = [volume for service in services.values() for volume in service["volumes"] if volume.startswith(".")]
+    assert len(mounted) == 4
+    for volume in mounted:
+        source, _, mode = volume.split(":")
+        assert (ROOT / source).exists(), source
+        assert mode == "ro"
+
+
+def test_prometheus_scrapes_the_port_that_the_service_listens_on(services: dict[str, Any]) -> None:
+    [job] = settings("prometheus.yml")["scrape_configs"]
+    assert job["static_configs"] == [{"targets": ["freqmerge:8000"]}]
+    assert services["freqmerge"]["environment"]["FREQMERGE_PORT"] == "8000"
+    assert services["freqmerge"]["ports"] == ["${PORT:-8000}:8000"]
+
+
+def test_grafana_finds_prometheus_and_the_dashboard(services: dict[str, Any]) -> None:
+    [source] = settings("grafana/provisioning/datasources/prometheus.yml")["datasources"]
+    assert source["url"] == "http://prometheus:9090"
+    assert "--web.listen-address" not in " ".join(services["prometheus"]["command"]), "9090 is its default"
+    used = {json.dumps(panel["datasource"]) for panel in dashboard()["panels"] if panel["type"] != "row"}
+    assert used == {json.dumps({"type": source["type"], "uid": source["uid"]})}
+    interval = settings("prometheus.yml")["global"]["scrape_interval"]
+    assert source["jsonData"]["timeInterval"] == interval
+    [provider] = settings("grafana/provisioning/dashboards/freqmerge.yml")["providers"]
+    folder = provider["options"]["path"]
+    assert f"./docker/grafana/dashboards:{folder}:ro" in services["grafana"]["volumes"]
+    home = services["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert (DOCKER / "grafana/dashboards" / Path(home).relative_to(folder)).is_file()

@@ -1,0 +1,81 @@
+"""The Dockerfile: packages before code, a fixed user, and GPU packages that fit the locked torch."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.docker.files import DOCKER, ROOT, stages
+
+TARGETS = ("cpu", "gpu")
+
+
+def locked(path: str) -> dict[str, str]:
+    """The versions in a lock file, by package."""
+    text = (ROOT / path).read_text(encoding="utf-8")
+    return dict(re.findall(r"^([a-z0-9-]+)==([^ ]+)", text, flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_change_of_the_code_leaves_the_layers_of_the_packages_as_they_are(target: str) -> None:
+    copies = [line for line in stages()[target] if line.startswith("COPY")]
+    assert [copy.split()[-1] for copy in copies] == ["/opt/venv", "/app"]
+    for stage in ("dependencies", "gpu-dependencies"):
+        copied = [line.split()[1] for line in stages()[stage] if line.startswith("COPY")]
+        assert all(name.endswith(".lock") for name in copied)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_image_runs_as_a_numbered_user_and_looks_after_its_health(target: str) -> None:
+    lines = stages()[target]
+    assert [line for line in lines if line.startswith("USER")] == ["USER 10001:10001"]
+    assert lines.index("USER 10001:10001") > lines.index("COPY --from=code /app /app")
+    [health] = [line for line in lines if line.startswith("HEALTHCHECK")]
+    assert health.endswith('CMD ["python", "docker/healthcheck.py"]')
+    assert "COPY docker/healthcheck.py docker/" in stages()["code"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_image_says_where_it_is_from(target: str) -> None:
+    text = " ".join(stages()[target])
+    for name in ("version", "revision", "source"):
+        assert f"ARG {name.upper()}=unknown" in text
+        assert f'org.opencontainers.image.{name}="${name.upper()}"' in text
+
+
+def test_what_is_copied_is_what_the_build_context_lets_through() -> None:
+    ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    allowed = {line[1:] for line in ignored if line.startswith("!")}
+    copied = {
+        line.split()[1]
+        for instructions in stages().values()
+        for line in instructions
+        if line.startswith("COPY ") and "--from" not in line
+    }
+    assert copied == allowed
+    assert all((ROOT / name).exists() for name in copied)
+
+
+def test_torch_tensorrt_is_of_the_locked_torchs_minor_version() -> None:
+    torch = locked("requirements.lock")["torch"].split(".")
+    tensorrt = locked("docker/requirements-gpu.lock")["torch-tensorrt"].split(".")
+    assert tensorrt[:2] == torch[:2]
+
+
+def test_the_gpu_packages_are_locked_with_hashes_but_for_one_of_the_same_version() -> None:
+    versions = locked("docker/requirements-gpu.lock")
+    wanted = re.findall(r"^([a-z0-9-]+)", (DOCKER / "requirements-gpu.in").read_text(), flags=re.MULTILINE)
+    assert versions.keys() == set(wanted)
+    assert versions["tensorrt-cu13"] == versions["tensorrt-cu13-bindings"]
+    assert f"ARG TENSORRT_VERSION={versions['tensorrt-cu13']}" in stages()["gpu-dependencies"]
+    nvidia = [line for line in stages()["gpu-dependencies"] if "--index-url" in line]
+    assert len(nvidia) == 1
+    assert "--no-deps" in nvidia[0]
+    assert nvidia[0].endswith('"tensorrt-cu13-libs==$TENSORRT_VERSION"')
+
+
+def test_torch_tensorrts_other_dependencies_are_in_the_main_lock() -> None:
+    versions = locked("requirements.lock")
+    # As its metadata says, for 2.14.
+    assert {"packaging", "typing-extensions", "filelock", "numpy", "torch", "setuptools"} <= versions.keys()
