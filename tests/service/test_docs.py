@@ -77,6 +77,6 @@ def test_every_stage_is_documented() -> None:
 
 
 def test_the_settings_that_the_docs_mention_exist() -> None:
-    for name in ("configuration.md", "operations.md", "api.md"):
+    for name in ("configuration.md", "operations.md", "api.md", "docker.md"):
         for mentioned in re.findall(rf"{PREFIX}([A-Z_]+)", page(name)):
             assert mentioned.lower() in Settings.model_fields
