@@ -26,11 +26,13 @@ def models(programs):
     return [told for told in programs if told["model"] != "control"]
 
 
-def test_both_models_export_as_one_program_in_every_precision(models):
+def test_the_shipped_model_exports_as_one_program_in_every_precision_and_the_vit_small_in_that_of_its_engine(models):
+    shipped = default_checkpoint_path().stem
     assert {(told["model"], told["precision"]) for told in models} == {
-        (model, precision)
-        for model in (default_checkpoint_path().stem, "small")
-        for precision in ("fp32", "fp16", "bf16")
+        (shipped, "fp32"),
+        (shipped, "fp16"),
+        (shipped, "bf16"),
+        ("small", "fp16"),
     }
 
 

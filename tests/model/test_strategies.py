@@ -400,9 +400,13 @@ def test_a_protected_destination_attracts_dissimilar_sources_unless_cosines_are_
     torch.testing.assert_close(similarity[:, others], torch.full_like(similarity[:, others], elsewhere))
 
 
-@pytest.mark.parametrize("scoring", EXPORTABLE)
 @pytest.mark.parametrize(
-    "changes", [{}, {"merge_counts": (9, 7), "cosine": "clamped"}, {"score_scale": "rank", "pair_score": "mean"}]
+    ("scoring", "changes"),
+    [
+        *((scoring, {}) for scoring in EXPORTABLE),
+        ("lfgm", {"merge_counts": (9, 7), "cosine": "clamped"}),
+        ("lfgm", {"score_scale": "rank", "pair_score": "mean", "rescore": "pool"}),
+    ],
 )
 def test_the_exportable_strategies_export_as_one_graph_without_gather_scatter_or_fft(scoring, changes):
     model = tiny(scoring=scoring, **changes)
