@@ -99,7 +99,7 @@ def test_a_chosen_picture_gets_five_labels_with_bars_its_stage_times_and_its_ove
     first = page.locator("#predictions li").first
     assert first.inner_text().split() == ["bicycle", "vehicles", "1", "2.7", "%"]
     assert page.evaluate("document.querySelector('.fill').style.width") == "2.67%"
-    assert page.locator("#stages dt").all_inner_texts() == ["read", "decode", "queue", "engine", "encode"]
+    assert page.locator("#stages dt").all_inner_texts() == ["read", "decode", "queue", "copy", "engine", "encode"]
     assert all(text.endswith(" ms") for text in page.locator("#stages dd").all_inner_texts())
     expect(page.locator("#around")).to_contain_text("Drawing this view took")
     expect(page.locator("#spoken")).to_have_text("Most probable: bicycle, 3 %")
