@@ -15,6 +15,7 @@ from model.vit import FreqMergeOutput, FreqMergeViT
 Precision = Literal["fp32", "fp16", "bf16"]
 
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_NAMES: dict[torch.dtype, Precision] = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
 class Classifier(nn.Module):
@@ -24,6 +25,11 @@ class Classifier(nn.Module):
         super().__init__()
         self.input_stage = input_stage
         self.model = model
+
+    @property
+    def precision(self) -> Precision:
+        """The precision of the backbone."""
+        return _NAMES[next(self.model.vit.parameters()).dtype]
 
     def forward(self, images: UInt8[Tensor, "batch 3 native native"]) -> FreqMergeOutput:
         """Answer of the model for raw images, its logits in float32."""

@@ -7,6 +7,7 @@ built. `auto` takes the best the machine has and says why in `reason`.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -40,6 +41,11 @@ class Engine(Protocol):
     @property
     def device(self) -> str:
         """Such as 'cpu' or 'cuda:0'."""
+        ...
+
+    @property
+    def precision(self) -> Precision:
+        """Numbers of the backbone."""
         ...
 
     @property
@@ -79,8 +85,8 @@ def create_engine(
 
     `threads` sets torch's CPU threads for the whole process. `precision` is auto, fp32, fp16 or bf16; auto is fp16 on
     CUDA and fp32 on a CPU. `cache` is where TensorRT engines are kept; building one takes minutes. On CUDA `auto` tries
-    tensorrt, then inductor, then eager; on a CPU it stays eager; `tensorrt` falls back to inductor; `reason`
-    tells. The engine changes the checkpoint's model. Raises `EngineError` for an unknown kind or precision, or a
+    tensorrt, then inductor, then eager, and `tensorrt` falls back to inductor. On a CPU both are eager. `reason` tells.
+    The engine changes the checkpoint's model. Raises `EngineError` for an unknown kind or precision, or a
     device that is not there.
     """
     _check_names(kind, precision)
@@ -93,31 +99,54 @@ def create_engine(
         if taken == "tensorrt":
             engine = tensorrt_engine.cached(checkpoint, exact, place, max_batch_size, cache)
             native_size = checkpoint.manifest.preprocess.native_size
-            return tensorrt_engine.TensorRTEngine(engine, native_size, place, max_batch_size, reason)
+            return tensorrt_engine.TensorRTEngine(engine, native_size, exact, place, max_batch_size, reason)
         return TorchEngine(classifier_of(checkpoint, exact), taken, place, max_batch_size, reason)
 
+    if place.type == "cpu":
+        return make(*_on_cpu(kind, place))
     if kind in ("eager", "inductor"):
         return make(kind, "")
-    if kind == "auto" and place.type == "cpu":
-        return make("eager", "eager: on a CPU compiling takes minutes and gains little")
+    return first_usable(
+        ("tensorrt", "inductor") if kind == "tensorrt" else ("tensorrt", "inductor", "eager"), kind, make
+    )
+
+
+def first_usable(kinds: Sequence[str], wanted: str, make: Callable[[str, str], Engine]) -> Engine:
+    """The first of these kinds that can be made and warmed up; the last one is made without trying it.
+
+    `make` takes a kind and the reason for it. Why a kind was passed over is logged, and stands in that reason.
+    """
     failed: list[str] = []
-    *tried, last = ("tensorrt", "inductor") if kind == "tensorrt" else ("tensorrt", "inductor", "eager")
-    for taken in tried:
+    *tried, last = kinds
+    for taken, following in zip(tried, kinds[1:], strict=True):
         try:
-            engine = make(taken, _reason(taken, kind, failed))
+            engine = make(taken, _reason(taken, wanted, failed))
             engine.warm_up()
         except EngineError as error:
-            log.warning("%s is not usable here: %s", taken, error)
-            failed.append(f"{taken} failed ({error})")
+            log.warning("%s; trying %s instead", error, following)
+            failed.append(str(error))
         else:
             return engine
-    return make(last, _reason(last, kind, failed))
+    return make(last, _reason(last, wanted, failed))
 
 
-def _reason(taken: str, kind: str, failed: list[str]) -> str:
+def _on_cpu(kind: str, place: torch.device) -> tuple[str, str]:
+    """The kind that runs on a CPU where this one is asked for, and why."""
+    if kind == "auto":
+        return "eager", "eager: on a CPU compiling takes minutes and gains little"
+    if kind == "tensorrt":
+        reason = f"tensorrt cannot be used: {tensorrt_engine.why_not(place)}"
+        log.warning("%s; eager takes its place", reason)
+        return "eager", f"eager: {reason}"
+    if kind == "inductor":
+        log.info("inductor compiles the model for the CPU, which takes minutes; the engine eager starts at once")
+    return kind, ""
+
+
+def _reason(taken: str, wanted: str, failed: list[str]) -> str:
     if failed:
         return f"{taken}: {'; '.join(failed)}"
-    return "" if taken == kind else f"{taken}: the best that a CUDA device with these packages has"
+    return "" if taken == wanted else f"{taken}: the best that a CUDA device with these packages has"
 
 
 def _check_names(kind: str, precision: str) -> None:

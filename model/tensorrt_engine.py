@@ -33,7 +33,7 @@ def why_not(device: torch.device) -> str | None:
     if device.type != "cuda":
         return f"it needs a CUDA device, and the device is {device.type}"
     if find_spec("torch_tensorrt") is None:
-        return "the package torch-tensorrt is not installed"
+        return "the package torch-tensorrt is not installed (extra gpu)"
     return None
 
 
@@ -75,12 +75,19 @@ class TensorRTEngine:
     kind = "tensorrt"
 
     def __init__(
-        self, engine: bytes, native_size: int, device: torch.device, max_batch_size: int, reason: str = ""
+        self,
+        engine: bytes,
+        native_size: int,
+        precision: Precision,
+        device: torch.device,
+        max_batch_size: int,
+        reason: str = "",
     ) -> None:
         _require(device)
         import torch_tensorrt
 
         self.device = str(device)
+        self.precision = precision
         self.reason = reason
         self.max_batch_size = max_batch_size
         self.native_size = native_size
@@ -128,6 +135,7 @@ def cached(
             return artifact.read(origin.path(folder), origin, max_batch_size)
         except ArtifactError as error:
             log.warning("%s", error)
+    _require(device)  # before a long build is announced
     profile = Profile(best=min(64, max_batch_size), largest=max(256, max_batch_size))
     log.info("building a TensorRT engine of %s in %s; this takes minutes", origin.checkpoint, precision)
     engine = build(checkpoint, precision, device, profile)
@@ -142,7 +150,7 @@ def cached(
 def _require(device: torch.device) -> None:
     reason = why_not(device)
     if reason is not None:
-        raise EngineError(f"tensorrt cannot be used: {reason}; take the engine inductor or eager")
+        raise EngineError(f"tensorrt cannot be used: {reason}")
     import torch_tensorrt
 
     found = str(torch_tensorrt.__version__)

@@ -30,6 +30,7 @@ class TorchEngine:
     ) -> None:
         self.kind = kind
         self.device = str(device)
+        self.precision = classifier.precision
         self.reason = reason
         self.max_batch_size = max_batch_size
         self.native_size = side = classifier.input_stage.native_size

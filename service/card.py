@@ -41,6 +41,7 @@ def model_card(served: ServedModel, settings: Settings) -> dict[str, Any]:
         "engine": {
             "kind": engine.kind,
             "device": engine.device,
+            "precision": engine.precision,
             "reason": engine.reason,
             "max_batch_size": min(engine.max_batch_size, settings.max_batch_size),
         },
@@ -71,6 +72,7 @@ def model_info(served: ServedModel) -> dict[str, str]:
         "digest": served.manifest.digest,
         "engine": engine.kind,
         "device": engine.device,
+        "precision": engine.precision,
         "keep_rate": f"{served.config.keep_rate:g}",
         "version": service_version(),
     }

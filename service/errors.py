@@ -11,6 +11,9 @@ ServiceError
     │   ├── Undecodable         422   truncated or damaged
     │   ├── BadForm             422   multipart without exactly one file
     │   └── SlowBody            408
+    ├── BadHttp                 400   bytes that are no HTTP request
+    ├── HeaderTooLarge          431   a request header of too many bytes
+    ├── SlowHeader              408   a request header that never ends
     ├── BadParameter            422
     ├── BadInference            400   a request of the Open Inference Protocol that does not say what it wants
     ├── Unauthorized            401   no API key, or one that is not ours
@@ -114,6 +117,24 @@ class SlowBody(UploadError):
     """A body that did not arrive in time."""
 
     status, reason, title = 408, "slow_body", "The request body came too slowly"
+
+
+class BadHttp(RequestError):
+    """Bytes that are no HTTP request."""
+
+    status, reason, title = 400, "bad_http", "Not a valid HTTP request"
+
+
+class HeaderTooLarge(RequestError):
+    """A request line and header fields of more bytes than the service takes."""
+
+    status, reason, title = 431, "header_too_large", "The request header is too large"
+
+
+class SlowHeader(RequestError):
+    """A request header that did not arrive in time."""
+
+    status, reason, title = 408, "slow_header", "The request header came too slowly"
 
 
 class BadParameter(RequestError):

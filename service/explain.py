@@ -21,7 +21,7 @@ def explain_unknown(names: Sequence[str], fields: Mapping[str, FieldInfo], prefi
     faults = []
     for name in names:
         close = get_close_matches(name[len(prefix) :].lower(), fields, n=1)
-        faults.append(f"{name} is not a setting" + (f": did you mean {prefix}{close[0].upper()}?" if close else ""))
+        faults.append(f"{name} is not a setting" + (f" (did you mean {prefix}{close[0].upper()}?)" if close else ""))
     return f"cannot start: {'; '.join(faults)}; docs/configuration.md lists them all"
 
 

@@ -17,7 +17,9 @@ def refuse_unknown(request: Request, known: Collection[str]) -> None:
     given = request.query_params
     unknown = sorted({name for name in given if name not in known})[:8]
     if unknown:
-        told = "; ".join(f"{name[:40]}: {_expected(name, known)}, found an unknown parameter" for name in unknown)
+        told = "; ".join(
+            f"{name[:40]}: expected {_expected(name, known)}, found an unknown parameter" for name in unknown
+        )
         raise BadParameter(
             f"{told}; see the documentation at /docs",
             extra={"errors": [_fault(name, given[name], known) for name in unknown]},
@@ -31,5 +33,5 @@ def _fault(name: str, value: str, known: Collection[str]) -> dict[str, str]:
 def _expected(name: str, known: Collection[str]) -> str:
     close = get_close_matches(name[:40].lower(), known, n=1)
     if close:
-        return f"expected {close[0]}"
-    return f"expected one of {', '.join(known)}" if known else "expected no parameter"
+        return close[0]
+    return f"one of {', '.join(known)}" if known else "no parameter"

@@ -105,4 +105,8 @@ async def _heatmap(request: Request, stored: StoredImage, query: HeatmapQuery) -
 def _check_size(request: Request, query: HeatmapQuery) -> None:
     largest = service_of(request).settings.heatmap_max_side
     if query.size > largest:
-        raise BadParameter(f"size: expected at most {largest} pixels, found {query.size}; ask for a smaller drawing")
+        expected = f"at most {largest} pixels"
+        raise BadParameter(
+            f"size: expected {expected}, found {query.size}; ask for a smaller drawing",
+            extra={"errors": [{"parameter": "size", "expected": expected, "found": str(query.size)}]},
+        )

@@ -124,8 +124,9 @@ class Labels(Body):
 class EngineCard(Body):
     """How the model runs."""
 
-    kind: str = Field(description="eager or inductor")
+    kind: str = Field(description="eager, inductor or tensorrt")
     device: str = Field(description="cpu or cuda:N")
+    precision: Literal["fp32", "fp16", "bf16"] = Field(description="numbers of the backbone")
     reason: str = Field(description="why this kind was taken; empty if it was asked for")
     max_batch_size: int = Field(description="most images of one batch")
 

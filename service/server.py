@@ -82,13 +82,15 @@ def listener(settings: Settings) -> socket.socket:
         ) from error
 
 
-def serve(app: ASGIApp, service: Service, opened: socket.socket) -> None:
-    """Serves until a signal or a failure of the service, which it raises as `StartupError`."""
+def configuration(app: ASGIApp, service: Service) -> uvicorn.Config:
+    """How uvicorn is to serve this app."""
+    from service.protocol import guarded  # here: it cannot be imported without httptools, which `check_runtime` misses
+
     settings = service.settings
-    config = uvicorn.Config(
+    return uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=guarded(service),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -98,8 +100,12 @@ def serve(app: ASGIApp, service: Service, opened: socket.socket) -> None:
         timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=settings.shutdown_timeout_s,
     )
+
+
+def serve(app: ASGIApp, service: Service, opened: socket.socket) -> None:
+    """Serves until a signal or a failure of the service, which it raises as `StartupError`."""
     host, port = opened.getsockname()[:2]
     log.info("listening", extra={"fields": {"url": f"http://{f'[{host}]' if ':' in host else host}:{port}"}})
-    GracefulServer(config, service).run(sockets=[opened])
+    GracefulServer(configuration(app, service), service).run(sockets=[opened])
     if service.failure is not None:
         raise service.failure

@@ -16,6 +16,7 @@ from service.explain import explain, explain_unknown
 
 PREFIX = "FREQMERGE_"
 
+KIB = 1 << 10
 MIB = 1 << 20
 
 _SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_\d+_(TCP|UDP|SCTP)(_\w+)?$")
@@ -68,6 +69,15 @@ class Settings(BaseSettings):
         ge=1,
         le=3600,
         description="how long an idle connection stays open; longer than a proxy's 60 s on purpose",
+    )
+    max_header_bytes: int = Field(
+        64 * KIB,
+        ge=8 * KIB,
+        le=MIB,
+        description="most bytes of a request line and its header fields together (431)",
+    )
+    header_timeout_s: float = Field(
+        10, gt=0, le=3600, description="longest time from the first byte of a request header to its end (408)"
     )
     shutdown_delay_s: float = Field(
         0,

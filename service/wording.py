@@ -46,7 +46,7 @@ def fault(item: Any, skip: int = 1) -> dict[str, Any]:
 
 def told(faults: Iterable[dict[str, Any]]) -> str:
     """All faults as a sentence."""
-    return "; ".join(f"{item['parameter']}: expected {item['expected']}, found {item['found']!r}" for item in faults)
+    return "; ".join(f"{item['parameter']}: expected {item['expected']}, found {_found(item)}" for item in faults)
 
 
 def expected(item: Any) -> str:
@@ -55,3 +55,7 @@ def expected(item: Any) -> str:
     if words is not None:
         return words(item.get("ctx", {}))
     return str(item["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
+
+
+def _found(item: dict[str, Any]) -> str:
+    return "nothing" if item["found"] is None else repr(item["found"])

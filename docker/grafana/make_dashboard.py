@@ -98,7 +98,7 @@ def model() -> Row:
     """What is served, and what it sees."""
     frequent = "topk(15, sum by (label) (increase(freqmerge_predictions_total{SELECTED}[$__range])))"
     over_time = [("topk(8, sum by (label) (rate(freqmerge_predictions_total{SELECTED}[$window])))", "{{label}}")]
-    columns = ("instance", "name", "digest", "engine", "device", "keep_rate", "version")
+    columns = ("instance", "name", "digest", "engine", "device", "precision", "keep_rate", "version")
     shift = "Images per second by most probable label; a shift here is a shift of the input or of the model."
     panels = [
         bars("Classes predicted", frequent, "{{label}}", "Most frequent labels in the time range above."),

@@ -14,6 +14,7 @@ from service.settings import Settings
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from model.classifier import Precision
     from model.engine import EngineOutput
 
 NATIVE = 32
@@ -44,6 +45,7 @@ class FakeEngine:
     def __init__(self, cost: Cost, max_batch_size: int = MAX_BATCH_SIZE) -> None:
         self.kind = "fake"
         self.device = "cpu"
+        self.precision: Precision = "fp32"
         self.reason = ""
         self.max_batch_size = max_batch_size
         self.native_size = NATIVE

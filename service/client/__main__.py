@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Refused as error:
         return _fail(1, f"{error} [request {error.request_id}]")
     except Unreachable as error:
-        return _fail(3, str(error))
+        return _fail(3, f"{error} (--url names another address)")
     except OSError as error:
         return _fail(2, f"{error.filename}: {error.strerror}")
     except ValueError as error:

@@ -7,10 +7,10 @@ import torch
 
 from model import load_checkpoint, save_checkpoint
 from model.classifier import classifier_of
-from model.engine import EngineOutput, create_engine
+from model.engine import EngineOutput, create_engine, first_usable
 from model.errors import EngineError
 from model.preprocess import InputStage, Preprocess
-from model.torch_engine import bucket_sizes
+from model.torch_engine import TorchEngine, bucket_sizes
 from tests.model.tiny import tiny
 
 
@@ -42,7 +42,7 @@ def test_the_eager_engine_answers_as_the_model_on_preprocessed_images(checkpoint
     engine = create_engine(checkpoint, "eager", "cpu", max_batch_size=4)
     engine.warm_up()
     assert_same(engine.run(pictures(3)), expected(checkpoint, pictures(3)), 1e-5)
-    assert (engine.kind, engine.device, engine.reason) == ("eager", "cpu", "")
+    assert (engine.kind, engine.device, engine.precision, engine.reason) == ("eager", "cpu", "fp32", "")
 
 
 @pytest.mark.slow
@@ -74,10 +74,49 @@ def test_score_and_input_stage_stay_float32_whatever_the_precision(checkpoint):
     assert classifier.model.basis.dtype == classifier.input_stage.resize.dtype == torch.float32
 
 
-def test_tensorrt_where_it_cannot_run_gives_way_to_inductor_and_says_why(checkpoint):
+def test_tensorrt_on_a_cpu_gives_way_to_eager_and_says_why_once(checkpoint, caplog):
+    caplog.set_level("INFO")
     engine = create_engine(checkpoint, "tensorrt", "cpu")
-    assert engine.kind == "inductor"
-    assert engine.reason.startswith("inductor: tensorrt failed (tensorrt cannot be used: it needs a CUDA device")
+    reason = "tensorrt cannot be used: it needs a CUDA device, and the device is cpu"
+    assert (engine.kind, engine.reason) == ("eager", f"eager: {reason}")
+    assert caplog.messages == [f"{reason}; eager takes its place"]
+
+
+def test_inductor_on_a_cpu_announces_its_minutes_and_eager_has_none_to_announce(checkpoint, caplog):
+    caplog.set_level("INFO")
+    assert create_engine(checkpoint, "eager", "cpu").kind == "eager"
+    assert caplog.messages == []
+    assert create_engine(checkpoint, "inductor", "cpu").kind == "inductor"
+    [told] = caplog.messages
+    assert "takes minutes" in told
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_an_engine_names_its_precision(checkpoint, precision):
+    assert create_engine(load_checkpoint(checkpoint.path), "eager", "cpu", precision=precision).precision == precision
+
+
+@pytest.mark.parametrize(
+    ("broken", "wanted", "kind", "reason"),
+    [
+        ([], "fast", "fast", ""),
+        ([], "auto", "fast", "fast: the best that a CUDA device with these packages has"),
+        (["fast"], "fast", "usual", "usual: fast is broken"),
+        (["fast", "usual"], "auto", "plain", "plain: fast is broken; usual is broken"),
+    ],
+)
+def test_an_engine_that_fails_gives_way_to_the_next_one_and_the_reason_says_so(
+    checkpoint, caplog, broken, wanted, kind, reason
+):
+    def make(taken, why):
+        if taken in broken:
+            raise EngineError(f"{taken} is broken")
+        return TorchEngine(classifier_of(checkpoint), taken, torch.device("cpu"), 1, why)
+
+    made = first_usable(("fast", "usual", "plain"), wanted, make)
+    assert (made.kind, made.reason) == (kind, reason)
+    told = ["fast is broken; trying usual instead", "usual is broken; trying plain instead"]
+    assert caplog.messages == told[: len(broken)]
 
 
 def test_an_unknown_precision_is_refused(checkpoint):

@@ -72,7 +72,7 @@ def test_nothing_of_torch_tensorrt_is_imported_with_the_package():
 
 def test_an_engine_is_not_built_without_a_gpu(tmp_path):
     with pytest.raises(EngineError, match="tensorrt cannot be used: it needs a CUDA device, and the device is cpu"):
-        tensorrt_engine.TensorRTEngine(b"", 32, torch.device("cpu"), 1)
+        tensorrt_engine.TensorRTEngine(b"", 32, "fp16", torch.device("cpu"), 1)
     program = [sys.executable, "-m", "model.export", "--engine", "tensorrt", "--device", "cpu", "--out", str(tmp_path)]
     done = subprocess.run(program, capture_output=True, text=True, check=False)
     assert (done.returncode, list(tmp_path.iterdir())) == (2, [])

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model.checkpoint import Manifest
+from model.classifier import Precision
 from model.config import ModelConfig
 from model.engine import EngineOutput
 from model.errors import EngineError
@@ -40,6 +41,7 @@ class FakeEngine:
     def __init__(self, max_batch_size: int = 8) -> None:
         self.kind = "fake"
         self.device = "cpu"
+        self.precision: Precision = "fp32"
         self.reason = "a double"
         self.max_batch_size = max_batch_size
         self.native_size = NATIVE

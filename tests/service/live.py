@@ -11,13 +11,14 @@ from contextlib import contextmanager
 import uvicorn
 from fastapi import FastAPI
 
+from service.server import configuration
 from tests.service.conftest import DEADLINE_S
 
 
 @contextmanager
 def serving(app: FastAPI) -> Iterator[str]:
     """The URL of the app, which is ready and ends with the block."""
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none"))
+    server = uvicorn.Server(configuration(app, app.state.service))
     with socket.create_server(("127.0.0.1", 0)) as opened:
         thread = threading.Thread(target=server.run, args=([opened],))
         thread.start()

@@ -139,7 +139,7 @@ def test_the_command_draws_where_no_pictures_are_kept_and_presents_its_key(tmp_p
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["{photo}", "--url", "http://127.0.0.1:9"], 3, "is it running?"),
+        (["{photo}", "--url", "http://127.0.0.1:9"], 3, "is it running? (--url names another address)"),
         (["{photo}", "--url", "127.0.0.1:8000"], 2, "expected a URL such as http"),
         (["{photo}", "--top-k", "0"], 1, "A parameter is not valid (422): top_k: expected 1 or more, found '0'"),
         (["{photo}", "--view", "x-ray", "--heatmap", "{tmp}/a.png"], 1, "view: expected"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import json
 import subprocess
@@ -108,9 +109,25 @@ def test_a_chosen_picture_gets_five_labels_with_bars_its_stage_times_and_its_ove
 
 def test_the_model_card_says_name_accuracy_and_token_counts(page: Page) -> None:
     facts = page.locator("#facts")
-    for told in ("double", "50.0 % top-1, 75.0 % top-5", "6 → 5 → 4", "merged in 2 of 4 blocks", "fake on cpu"):
+    for told in ("double", "50.0 % top-1, 75.0 % top-5", "6 → 5 → 4", "merged in 2 of 4 blocks", "fake on cpu, fp32"):
         expect(facts).to_contain_text(told)
     expect(page.locator("#state")).to_have_text("Ready")
+
+
+def test_the_model_card_of_the_plain_model_says_that_nothing_merges_and_its_own_accuracy_first(
+    browser: Browser,
+) -> None:
+    def load(settings: Settings) -> ServedModel:
+        model = served(FakeEngine())
+        scores = {"top1": 0.5, "top5": 0.75, "plain_top1": 0.625, "plain_top5": 0.875}
+        manifest, config = model.manifest.replace(scores=scores), model.config.replace(keep_rate=1.0)
+        return dataclasses.replace(model, manifest=manifest, config=config, schedule=(6, 6, 6, 6))
+
+    with site(load, keep_rate=1.0) as plain, opened(browser, plain) as watched:
+        facts = watched.page.locator("#facts dd")
+        expect(facts.nth(1)).to_have_text("62.5 % top-1, 87.5 % top-550.0 % top-1 with merging")
+        expect(facts.nth(2)).to_have_text("6patch tokens, nothing merges")
+        expect(facts.nth(2).locator(".merges")).to_have_count(0)
 
 
 def test_a_click_on_a_sample_classifies_it(page: Page) -> None:

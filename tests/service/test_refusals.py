@@ -144,6 +144,13 @@ async def test_a_bad_heatmap_parameter_is_named(client: httpx.AsyncClient, query
 async def test_a_heatmap_larger_than_the_limit_is_refused(client: httpx.AsyncClient) -> None:
     refused = problem(await client.post("/heatmap?size=2049", content=picture(7), headers=JPEG), 422, "bad_parameter")
     assert "at most 2048 pixels, found 2049" in refused["detail"]
+    assert refused["errors"] == [{"parameter": "size", "expected": "at most 2048 pixels", "found": "2049"}]
+
+
+async def test_a_parameter_that_is_missing_is_told_as_found_nothing(client: httpx.AsyncClient) -> None:
+    refused = problem(await client.get("/heatmap"), 422, "bad_parameter")
+    assert refused["detail"].startswith("image_id: expected a value, found nothing; ")
+    assert refused["errors"] == [{"parameter": "image_id", "expected": "a value", "found": None}]
 
 
 async def test_an_unknown_image_id_is_not_found(client: httpx.AsyncClient) -> None:
@@ -257,4 +264,4 @@ async def test_a_client_that_leaves_while_it_waits_is_dropped_before_its_image_r
 def test_every_kind_of_problem_has_a_type_of_its_own() -> None:
     reasons = [kind.reason for kind in documented()]
     assert len(reasons) == len(set(reasons))
-    assert {kind.status for kind in documented()} == {400, 401, 404, 405, 408, 413, 415, 422, 429, 500, 503, 504}
+    assert {kind.status for kind in documented()} == {400, 401, 404, 405, 408, 413, 415, 422, 429, 431, 500, 503, 504}

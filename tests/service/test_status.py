@@ -77,6 +77,7 @@ async def test_metrics_come_as_openmetrics_to_those_who_ask(client: httpx.AsyncC
         "digest": "0" * 64,
         "engine": "fake",
         "device": "cpu",
+        "precision": "fp32",
         "keep_rate": "0.7",
         "version": card.service_version(),
     }
@@ -108,7 +109,9 @@ async def test_the_model_card_says_what_is_served(start: Start) -> None:
     assert (found.top1, found.top5) == (0.5, 0.75)
     assert found.scores == {"top1": 0.5, "top5": 0.75}
     assert found.overrides == {"keep_rate": 1.0}
-    assert found.engine == schemas.EngineCard(kind="fake", device="cpu", reason="a double", max_batch_size=4)
+    assert found.engine == schemas.EngineCard(
+        kind="fake", device="cpu", precision="fp32", reason="a double", max_batch_size=4
+    )
     assert found.config["merge_layers"] == [1, 3]
     assert found.limits.max_upload_bytes == 10 << 20
 
