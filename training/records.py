@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import subprocess
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import torch
 
-from model import files
+from model import files, provenance
 from model.checkpoint import versions
 from training.errors import TrainingError
 
@@ -21,7 +20,7 @@ RESULTS = Path("docs/results")
 
 def machine(device: torch.device) -> dict[str, Any]:
     """What the numbers were measured on."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else provenance.cpu_name()
     return {"device": name, "threads": torch.get_num_threads(), "system": platform.system(), **versions()}
 
 
@@ -66,7 +65,7 @@ def _recipe(command: str, device: torch.device) -> dict[str, Any]:
     return {
         "command": command,
         "machine": machine(device),
-        "commit": _commit(),
+        "commit": provenance.commit(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -80,20 +79,3 @@ def _write(name: str, entries: Sequence[dict[str, Any]], folder: Path) -> Path:
     path = folder / f"{name}.jsonl"
     files.write_text(path, "".join(json.dumps(entry) + "\n" for entry in entries))
     return path
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]}, {len(names)} cores" if names else platform.processor() or platform.machine()
-
-
-def _commit() -> str:
-    try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True, timeout=10
-        )
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return found.stdout.strip()

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from model import files
+from model import files, provenance
 
 RESULTS = Path("docs/results")
 PACKAGES = ("fastapi", "numpy", "pillow", "starlette", "torch", "uvicorn", "uvloop")
@@ -21,7 +21,7 @@ PACKAGES = ("fastapi", "numpy", "pillow", "starlette", "torch", "uvicorn", "uvlo
 
 def machine() -> dict[str, Any]:
     """What the numbers were measured on."""
-    return {"device": _cpu_name(), "cores": os.cpu_count(), "system": platform.system(), **_versions()}
+    return {"device": provenance.cpu_name(), "cores": os.cpu_count(), "system": platform.system(), **_versions()}
 
 
 def write(name: str, command: str, results: Sequence[dict[str, Any]], folder: Path = RESULTS) -> Path:
@@ -29,7 +29,7 @@ def write(name: str, command: str, results: Sequence[dict[str, Any]], folder: Pa
     recipe = {
         "command": command,
         "machine": machine(),
-        "commit": _commit(),
+        "commit": provenance.commit(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,20 +61,3 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]}, {len(names)} cores" if names else platform.processor() or platform.machine()
-
-
-def _commit() -> str:
-    try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True, timeout=10
-        )
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return found.stdout.strip()
