@@ -9,9 +9,8 @@ from typing import NamedTuple
 from starlette.requests import Request
 
 from service.errors import ClientGone, SlowBody, TooLarge, UnsupportedFormat
-
-FORM_OVERHEAD_BYTES = 64 * 1024
-"""What a multipart form may hold beside its picture: boundaries, headers, other fields."""
+from service.exchange import exchange_of
+from service.settings import FORM_OVERHEAD_BYTES
 
 _RAW_TYPES = ("image/", "application/octet-stream")
 _UNDECLARED = ("", "application/x-www-form-urlencoded")
@@ -33,7 +32,8 @@ async def read_upload(request: Request, max_bytes: int, timeout_s: float) -> Upl
 
 
 async def read_body(request: Request, max_bytes: int, timeout_s: float, overhead: int = 0) -> bytes:
-    """The whole body, `overhead` bytes beside what it is to hold; raises `TooLarge`, `SlowBody` or `ClientGone`.
+    """The whole body, `overhead` bytes beside what it is to hold; raises `TooLarge`, `SlowBody`, `ClientGone` or
+    `QueueFull` (the bodies of all requests together take too much).
 
     A body that announces too much is refused before a byte of it is read: a client that asked with
     `Expect: 100-continue` then never sends it.
@@ -67,6 +67,7 @@ def too_large(max_bytes: int, found: str) -> TooLarge:
 async def _read(request: Request, limit: int, max_bytes: int) -> bytes:
     chunks: list[bytes] = []
     size = 0
+    exchange, budget = exchange_of(request), request.app.state.service.bodies
     while True:
         message = await request.receive()
         if message["type"] == "http.disconnect":
@@ -75,6 +76,8 @@ async def _read(request: Request, limit: int, max_bytes: int) -> bytes:
         size += len(chunk)
         if size > limit:
             raise too_large(max_bytes, "more")
+        budget.take(len(chunk))
+        exchange.body_bytes = size
         chunks.append(chunk)
         if not message.get("more_body", False):
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)

@@ -1,4 +1,4 @@
-"""A bound on the memory of work that runs at the same time on several threads."""
+"""Bounds on memory: of work that runs at the same time on several threads, and of request bodies."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from service.errors import QueueFull
 
 
 class ByteBudget:
@@ -46,3 +48,29 @@ class ByteBudget:
             self._line.popleft()
             self.held += size
             self._changed.notify_all()
+
+
+class BodyBudget:
+    """Bytes of request bodies in memory, each from its arrival to the end of its request; belongs to one event loop.
+
+    The queue alone does not bound them: a client that sends slowly holds no place in it.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.held = 0
+        """Bytes held now; at most the limit."""
+
+    def take(self, size: int) -> None:
+        """Holds so many bytes more; raises `QueueFull`."""
+        if self.held + size > self.limit:
+            raise QueueFull(
+                f"expected room for the request body among the {self.limit:,} bytes that all bodies may take, found "
+                "it taken; try again in a second",
+                retry_after_s=1.0,
+            )
+        self.held += size
+
+    def give(self, size: int) -> None:
+        """Frees them."""
+        self.held -= size

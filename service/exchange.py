@@ -23,6 +23,8 @@ class Exchange:
     request_id: str
     started: float = field(default_factory=time.perf_counter)
     stages: Stages = field(default_factory=Stages)
+    body_bytes: int = 0
+    """What its body holds of the `BodyBudget`, until the answer has left."""
 
 
 def request_id(given: str | None) -> str:

@@ -29,7 +29,7 @@ from service.timing import STAGES
 
 if TYPE_CHECKING:
     from service.batcher import Batcher
-    from service.budget import ByteBudget
+    from service.budget import BodyBudget, ByteBudget
     from service.loading import ServedModel
 
 REQUEST_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
@@ -44,6 +44,7 @@ class Observed(Protocol):
 
     batcher: Batcher
     budget: ByteBudget
+    bodies: BodyBudget
     model: ServedModel | None
 
     @property
@@ -179,6 +180,7 @@ class BatcherCollector(Collector):
             value=batcher.busy_s,
         )
         yield _gauge("freqmerge_decoding_bytes", "Memory that pictures being decoded hold", self._service.budget.held)
+        yield _gauge("freqmerge_body_bytes", "Memory that request bodies hold", self._service.bodies.held)
         yield _gauge("freqmerge_ready", "1 while the service is ready, else 0", float(self._service.ready))
         yield self._gpu_memory()
 

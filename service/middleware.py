@@ -61,6 +61,7 @@ class Observe:
 
     def _record(self, scope: Scope, exchange: Exchange, status: int) -> None:
         self._service.metrics.in_flight -= 1
+        self._service.bodies.give(exchange.body_bytes)
         seconds = time.perf_counter() - exchange.started
         route = getattr(scope.get("route"), "path", UNMATCHED)
         self._service.metrics.request(route, status, seconds)

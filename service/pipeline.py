@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,12 @@ from service.runtime import Service
 from service.slots import Answer, Slot
 from service.store import StoredImage, stored_image
 from service.timing import Stages
+
+SHARE_BYTES = 1 << 18
+"""Of the files of one request, what one thread decodes before another one helps."""
+
+HAND_OVER_S = 0.02
+"""How long a thread keeps decoded pictures of one request back, so that they reach the engine together."""
 
 
 class Recognised(NamedTuple):
@@ -85,43 +92,80 @@ async def _recognised(
     service, stages = service_of(request), exchange_of(request).stages
     model = service.loaded()
     places = service.batcher.reserve(len(uploads), deadline.timeout_s, accepted=True)
+    pictures = [_Picture(slot, upload) for slot, upload in zip(places.slots, uploads, strict=True)]
+    total_bytes = sum(len(upload.data) for upload in uploads)
+    count = decoding_threads(len(uploads), total_bytes, service.settings.decode_threads)
+    jobs = [_Decoding(pictures[first::count], service, model) for first in range(count)]
     with places, WhenGone(request, places.client_left):
-        jobs = [_Decoding(slot, upload, service, model) for slot, upload in zip(places.slots, uploads, strict=True)]
         for job in jobs:
             service.pool.submit(job)
         ends = _planned(await places.outcomes())
     stages.add("decode", max(job.ended for job in jobs) - min(job.began for job in jobs))
     _note(stages, ends)
     return [
-        Recognised(job.data, end, model) if isinstance(end, Answer) else end
-        for job, end in zip(jobs, ends, strict=True)
+        Recognised(picture.data, end, model) if isinstance(end, Answer) else end
+        for picture, end in zip(pictures, ends, strict=True)
     ]
 
 
-class _Decoding:
-    """A job for a worker thread: decodes an upload and hands the pixels straight to the batcher."""
+@dataclass(slots=True)
+class _Picture:
+    """A file on its way to the engine; `data` are its own bytes, once it is decoded."""
 
-    def __init__(self, slot: Slot, upload: Upload, service: Service, model: ServedModel) -> None:
-        self.data = b""
+    slot: Slot
+    upload: Upload
+    data: bytes = b""
+
+
+def decoding_threads(pictures: int, total_bytes: int, threads: int) -> int:
+    """How many of the threads decode the pictures of one request: one for every `SHARE_BYTES`, at most all.
+
+    Small files decode mostly under the interpreter lock, where two threads only stand in each other's way.
+    """
+    return min(threads, pictures, 1 + total_bytes // SHARE_BYTES)
+
+
+class _Decoding:
+    """A job for a worker thread: decodes pictures and hands their pixels straight to the batcher.
+
+    Those that take no time to decode are handed over together: one by one they would run in small batches.
+    """
+
+    def __init__(self, pictures: Sequence[_Picture], service: Service, model: ServedModel) -> None:
         self.began = self.ended = time.perf_counter()
-        self._slot = slot
-        self._upload = upload
+        self._pictures = pictures
         self._settings = service.settings
         self._budget = service.budget
         self._native_size = model.native_size
 
     def __call__(self) -> None:
-        """Decodes, unless the caller has left."""
-        if not self._slot.wanted:
-            return
-        try:
-            self.data, pixels = work.decode_upload(self._upload, self._settings, self._native_size, self._budget)
-        except Exception as error:
+        """Decodes every picture whose caller has not left."""
+        handed = time.perf_counter()
+        decoded: list[tuple[Slot, NDArray[np.uint8]]] = []
+        for picture in self._pictures:
+            if not picture.slot.wanted:
+                continue
+            try:
+                picture.data, pixels = work.decode_upload(
+                    picture.upload, self._settings, self._native_size, self._budget
+                )
+            except Exception as error:
+                self.ended = time.perf_counter()
+                picture.slot.fail(error)
+                continue
             self.ended = time.perf_counter()
-            self._slot.fail(error)
-        else:
-            self.ended = time.perf_counter()
-            self._slot.put(pixels)
+            decoded.append((picture.slot, pixels))
+            if self.ended - handed >= HAND_OVER_S:
+                _hand_over(decoded)
+                handed = self.ended
+        _hand_over(decoded)
+
+
+def _hand_over(decoded: list[tuple[Slot, NDArray[np.uint8]]]) -> None:
+    """Lets the decoded pictures wait for a batch, and empties the list."""
+    for slot, pixels in decoded:
+        slot.put(pixels)
+    decoded.clear()
 
 
 def _planned(ends: Iterable[Answer | Exception]) -> list[Answer | RequestError]:

@@ -19,7 +19,7 @@ import numpy as np
 
 from service import card, work
 from service.batcher import Batcher
-from service.budget import ByteBudget
+from service.budget import BodyBudget, ByteBudget
 from service.errors import Draining, NotReady, RequestError, StartupError
 from service.loading import ModelLoader, ServedModel
 from service.metrics import Metrics
@@ -44,6 +44,7 @@ class Service:
         self.batcher = Batcher(limits, on_batch=self.metrics.batch)
         self.pool = WorkerPool(settings.decode_threads)
         self.budget = ByteBudget(settings.max_decoding_bytes)
+        self.bodies = BodyBudget(settings.max_body_bytes)
         keeps = settings.keeps_images
         self.store = ImageStore(
             settings.store_max_images if keeps else 0, settings.store_max_bytes, settings.store_ttl_s

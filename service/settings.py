@@ -16,6 +16,9 @@ from service.explain import explain, explain_unknown
 
 PREFIX = "FREQMERGE_"
 
+FORM_OVERHEAD_BYTES = 64 * 1024
+"""What a multipart form may hold beside its pictures: boundaries, headers, other fields."""
+
 KIB = 1 << 10
 MIB = 1 << 20
 
@@ -139,6 +142,12 @@ class Settings(BaseSettings):
     max_batch_upload_bytes: int = Field(
         64 * MIB, ge=1024, le=1 << 32, description="most bytes of such a request as a whole (413)"
     )
+    max_body_bytes: int = Field(
+        512 * MIB,
+        ge=MIB,
+        le=1 << 40,
+        description="most memory of all request bodies at a time, until their answers; more are refused (429)",
+    )
     body_timeout_s: float = Field(20, gt=0, le=3600, description="longest time for a request body to arrive (408)")
     max_decoding_bytes: int = Field(
         512 * MIB,
@@ -187,6 +196,16 @@ class Settings(BaseSettings):
                 f"{PREFIX}STORE_MAX_BYTES={self.store_max_bytes} is not valid: expected at least "
                 f"{PREFIX}MAX_UPLOAD_BYTES={self.max_upload_bytes}, so that the largest picture can be kept, "
                 "or 0 to keep none"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _bodies_hold_the_largest(self) -> Settings:
+        largest = max(self.max_upload_bytes, self.max_batch_upload_bytes) + FORM_OVERHEAD_BYTES
+        if self.max_body_bytes < largest:
+            raise ValueError(
+                f"{PREFIX}MAX_BODY_BYTES={self.max_body_bytes} is not valid: expected at least {largest}, the largest "
+                f"body that {PREFIX}MAX_UPLOAD_BYTES and {PREFIX}MAX_BATCH_UPLOAD_BYTES let pass"
             )
         return self
 

@@ -115,6 +115,7 @@ def process() -> Row:
         ("sum by (instance) (process_resident_memory_bytes{SELECTED})", "{{instance}}"),
         ("sum by (instance) (freqmerge_stored_bytes{SELECTED})", "recent images, {{instance}}"),
         ("sum by (instance) (freqmerge_decoding_bytes{SELECTED})", "being decoded, {{instance}}"),
+        ("sum by (instance) (freqmerge_body_bytes{SELECTED})", "request bodies, {{instance}}"),
     ]
     gpu = [("sum by (instance, state) (freqmerge_gpu_memory_bytes{SELECTED})", "{{state}}, {{instance}}")]
     lag = quantiles("freqmerge_event_loop_lag_seconds", "", "", (0.5, 0.99))

@@ -22,12 +22,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     processes.end_with_context()
     cost = Cost(options.base_ms / 1000, options.per_image_ms / 1000)
     how = How(options.seconds, options.warm_s, cost, options.peers_python, options.rounds)
-    found: list[dict[str, Any]] = []
+    command = " ".join(["python -m service.bench", *(sys.argv[1:] if arguments is None else arguments)])
+    path, found = options.results, list[dict[str, Any]]()
     for part in options.parts:
         _say(f"{part} …")
         found += [{"base_ms": options.base_ms, "per_image_ms": options.per_image_ms, **one} for one in _run(part, how)]
-    command = " ".join(["python -m service.bench", *(sys.argv[1:] if arguments is None else arguments)])
-    path = records.write(NAME, command, found, options.results)
+        path = records.write(NAME, command, found, options.results)  # after each part: a later one may fail
     sys.stdout.write(reports.whole(found) + f"\nrecords: {path}\n")
     return 0
 

@@ -86,6 +86,8 @@ def many_per_request(how: How, target: Target = OURS, offline: float | None = No
 
 def overload(how: How) -> list[Record]:
     """Three times the capacity of a slow engine, open loop, with a second client that asks `/live`."""
+    # a batch takes a quarter of a second: a short window would count too few of them
+    how = replace(how, seconds=5 * how.seconds, warm_s=2 * how.warm_s)
     requests = singles(OURS)
     with OURS.start(how.python, OVERLOAD, log_sample=0, max_queue_size=64) as server:
         peaks = [

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from service import pipeline
 from service.answers import json_answer
-from service.body import FORM_OVERHEAD_BYTES, read_body
+from service.body import read_body
 from service.deadline import Deadline
 from service.errors import RequestError, UnknownModel, UnsupportedFormat
 from service.exchange import exchange_of
@@ -18,7 +18,7 @@ from service.loading import ServedModel
 from service.oip import answer, documents, metadata
 from service.oip.request import Contract, Inference, parse
 from service.pipeline import Recognised, service_of
-from service.settings import Settings
+from service.settings import FORM_OVERHEAD_BYTES, Settings
 from service.slots import Answer
 
 HEADER_LENGTH = "Inference-Header-Content-Length"

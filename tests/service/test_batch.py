@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service import forms
+from service import forms, pipeline
 from service.batcher import Counts
 from service.errors import BadForm
 from service.schemas import BatchClassification
-from tests.service.conftest import Running, entered, until
+from service.settings import MIB
+from tests.service.conftest import DEADLINE_S, Running, entered, until
 from tests.service.doubles import POISON, FakeEngine, picture
 from tests.service.wire import json_of, png_header, problem
 
@@ -51,6 +52,38 @@ async def test_every_file_gets_its_own_label_in_the_order_of_the_form(client: ht
     assert [len(result["predictions"]) for result in results] == [2] * 5
     assert answer.json()["model"] == {"name": "double", "digest": "0" * 64}
     assert set(answer.json()["timings_ms"]) >= {"read", "decode", "queue", "engine"}
+
+
+async def test_small_files_of_one_form_reach_the_engine_together(
+    start: Start, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "HAND_OVER_S", DEADLINE_S)
+    app = await start(decode_threads=2)
+    values = [9, 3, 77, 3, 50, 6, 1, 2]
+    assert best(await send(app.client, *(picture(value) for value in values))) == values
+    assert engine.batches == [values]
+
+
+async def test_a_picture_that_waits_for_its_memory_does_not_hold_back_the_one_before_it(
+    start: Start, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "HAND_OVER_S", 0.0)
+    app = await start(max_decoding_bytes=MIB, decode_threads=1)
+    with app.service.budget.hold(1):
+        sending = asyncio.create_task(send(app.client, picture(1), picture(2, (300, 300))))
+        await until(lambda: engine.batches == [[1]])
+        assert not sending.done()
+    assert best(await sending) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("pictures", "total_bytes", "threads", "expected"),
+    [(1, 10 * MIB, 4, 1), (64, 150_000, 4, 1), (64, pipeline.SHARE_BYTES, 4, 2), (64, 10 * MIB, 4, 4), (3, MIB, 8, 3)],
+)
+def test_another_thread_helps_for_every_share_of_bytes(
+    pictures: int, total_bytes: int, threads: int, expected: int
+) -> None:
+    assert pipeline.decoding_threads(pictures, total_bytes, threads) == expected
 
 
 async def test_a_bad_file_has_a_problem_in_its_place_and_the_others_their_labels(start: Start) -> None:

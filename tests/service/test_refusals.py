@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from service.errors import documented
+from service.settings import MIB
 from service.slots import Counts
 from tests.service.conftest import Running, entered, until
 from tests.service.doubles import POISON, FakeEngine, picture
@@ -188,6 +189,25 @@ async def test_a_body_that_does_not_come_is_given_up(start: Start) -> None:
     assert "within 0.02 s" in problem(answer, 408, "slow_body")["detail"]
     assert answer.headers["connection"] == "close"
     assert app.service.batcher.counts == Counts()
+
+
+async def test_bodies_of_all_requests_share_one_bound_until_their_answers(start: Start, engine: FakeEngine) -> None:
+    whole = picture(1)
+    app = await start(max_upload_bytes=MIB, max_batch_upload_bytes=MIB, max_body_bytes=2 * MIB)
+    slow = [RawRequest(app.app, "/classify", JPEG) for _ in range(2)]
+    for request in slow:
+        request.body(bytes(MIB - len(whole) // 4), more=True)
+    senders = [asyncio.create_task(request.answer()) for request in slow]
+    await until(lambda: app.service.bodies.held > 2 * MIB - len(whole))
+    refused = await app.client.post("/classify", content=whole, headers=JPEG)
+    assert "2,097,152 bytes that all bodies may take" in problem(refused, 429, "queue_full")["detail"]
+    assert int(refused.headers["retry-after"]) >= 1
+    for request in slow:
+        request.body(b"", more=False)
+    for answer in await asyncio.gather(*senders):
+        problem(answer, 415, "unsupported_format")
+    assert app.service.bodies.held == 0
+    assert (await app.client.post("/classify", content=whole, headers=JPEG)).status_code == 200
 
 
 async def test_a_full_queue_refuses_before_it_reads_the_body(start: Start, engine: FakeEngine) -> None:
