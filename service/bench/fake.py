@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 NATIVE = 32
 GRID = (14, 14)
+MERGING_BLOCKS = 4
+"""Those of the default config; nothing merges in them."""
+DEPTH = 12
 CLASSES = 100
 MAX_BATCH_SIZE = 64
 
@@ -53,7 +56,7 @@ class FakeEngine:
         patches = GRID[0] * GRID[1]
         self._logits = np.linspace(0, 1, CLASSES, dtype=np.float32)[None]
         self._score = np.linspace(0, 1, patches, dtype=np.float32)[None]
-        self._source = np.arange(patches, dtype=np.int64)[None]
+        self._sources = np.tile(np.arange(patches, dtype=np.int64), (1, MERGING_BLOCKS, 1))
 
     def warm_up(self) -> None:
         """Nothing has to be warmed."""
@@ -65,7 +68,7 @@ class FakeEngine:
         count = len(images)
         time.sleep(self._cost.batch_s(count))
         return EngineOutput(
-            np.repeat(self._logits, count, 0), np.repeat(self._score, count, 0), np.repeat(self._source, count, 0)
+            np.repeat(self._logits, count, 0), np.repeat(self._score, count, 0), np.repeat(self._sources, count, 0)
         )
 
 
@@ -90,7 +93,7 @@ def fake_loader(cost: Cost) -> ModelLoader:
             training={},
         )
         engine = FakeEngine(cost, min(MAX_BATCH_SIZE, settings.max_batch_size))
-        schedule = (GRID[0] * GRID[1],)
+        schedule = (GRID[0] * GRID[1],) * DEPTH
         return ServedModel(engine, manifest, manifest.config, schedule, GRID, 0)
 
     return load

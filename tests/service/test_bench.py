@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 
 from service.bench import goals, records, reports, scrape, tables
 from service.bench.comparison import turned
-from service.bench.fake import Cost, FakeEngine
+from service.bench.fake import Cost, FakeEngine, fake_loader
 from service.bench.figures import Sample, middle, percentile, summary
+from service.bench.images import photos
 from service.bench.load import due_times
 from service.bench.targets import OURS, PEERS
 from service.bench.wire import Answer, AnswerReader, WireError, multipart, request
 from service.forms import several_files
+from tests.service.conftest import running
 from tests.soak.growth import LIMIT_BYTES, growth
 
 PLAIN = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
@@ -208,3 +210,14 @@ def test_memory_that_levels_off_holds_and_memory_that_rises_does_not() -> None:
     assert not growth(rising).holds
     with pytest.raises(ValueError, match="at least 20 samples"):
         growth([1] * 19)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("view", ["overlay", "merged", "panel"])
+async def test_the_model_of_known_cost_answers_every_route_that_load_is_put_on(view: str) -> None:
+    async with running(fake_loader(Cost(0, 0))) as app:
+        answer = await app.client.post("/classify", content=photos()[0], headers={"Content-Type": "image/jpeg"})
+        query = {"image_id": answer.json()["image_id"]}
+        assert (await app.client.get("/heatmap", params={**query, "view": view})).status_code == 200
+        numbers = await app.client.get("/heatmap", params={**query, "format": "json"})
+        assert [merge["tokens"] for merge in numbers.json()["merges"]] == [196] * 4
