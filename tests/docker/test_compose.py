@@ -99,7 +99,7 @@ def test_the_redis_takes_its_options_and_drops_what_was_used_longest_ago() -> No
             "save": "",
             "appendonly": "no",
         }.items():
-            assert server.ask("CONFIG", "GET", name) == {name: value}
+            assert server.ask("CONFIG", "GET", name) == {name.encode(): value.encode()}
 
 
 def test_the_grace_period_is_longer_than_the_longest_shutdown(services: dict[str, Any]) -> None:
