@@ -100,7 +100,7 @@ def test_an_engine_names_its_precision(checkpoint, precision):
     ("broken", "wanted", "kind", "reason"),
     [
         ([], "fast", "fast", ""),
-        ([], "auto", "fast", "fast: the best that a CUDA device with these packages has"),
+        ([], "auto", "fast", "fast: the best that this device and these packages have"),
         (["fast"], "fast", "usual", "usual: fast is broken"),
         (["fast", "usual"], "auto", "plain", "plain: fast is broken; usual is broken"),
     ],
@@ -155,7 +155,7 @@ def test_a_batch_of_another_shape_is_refused(checkpoint, images, words):
 @pytest.mark.parametrize(
     ("kind", "device", "words"),
     [
-        ("warp", "cpu", "expected one of auto, eager, inductor, tensorrt, found 'warp'"),
+        ("warp", "cpu", "expected one of auto, eager, inductor, openvino, tensorrt, found 'warp'"),
         ("eager", "cuda:99", "expected a CUDA device below|this torch sees no CUDA device"),
         ("eager", "tpu", "expected auto, cpu, cuda or cuda:N, found 'tpu'"),
         ("eager", "meta", "expected auto, cpu, cuda or cuda:N, found 'meta'"),
