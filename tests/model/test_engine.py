@@ -124,12 +124,6 @@ def test_an_unknown_precision_is_refused(checkpoint):
         create_engine(checkpoint, "eager", "cpu", precision="int8")
 
 
-def test_auto_stays_eager_on_a_cpu_and_says_why(checkpoint):
-    engine = create_engine(checkpoint, "auto", "cpu")
-    assert engine.kind == "eager"
-    assert "CPU" in engine.reason
-
-
 def test_answers_are_plain_arrays_of_the_stated_types(checkpoint):
     output = create_engine(checkpoint, "eager", "cpu").run(pictures(2))
     assert (output.logits.dtype, output.logits.shape) == (np.float32, (2, 100))
