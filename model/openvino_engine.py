@@ -25,8 +25,6 @@ from model.program import MAX_BATCH_SIZE, exported
 
 log = logging.getLogger(__name__)
 
-INSTALL = "pip install 'freqmerge[openvino]'"
-
 
 def why_not(device: torch.device, precision: Precision = "fp32") -> str | None:
     """Why OpenVINO cannot be used on this device and in this precision, or None."""
@@ -36,7 +34,7 @@ def why_not(device: torch.device, precision: Precision = "fp32") -> str | None:
         # the precision would be a hint, which the plugin follows or not, whichever the processor is
         return f"it computes in fp32, and the precision is {precision}"
     if find_spec("openvino") is None:
-        return f"the package openvino is not installed ({INSTALL})"
+        return f"the package openvino is not installed (pip install openvino)"
     return None
 
 

@@ -113,7 +113,7 @@ def not_installed(monkeypatch):
 def test_without_the_package_auto_is_eager_and_says_how_to_install_it(checkpoint, caplog):
     caplog.set_level(logging.WARNING)
     engine = create_engine(checkpoint, "auto", "cpu")
-    missing = "openvino cannot be used: the package openvino is not installed (pip install 'freqmerge[openvino]')"
+    missing = "openvino cannot be used: the package openvino is not installed (pip install openvino)"
     assert (engine.kind, engine.reason, caplog.messages) == ("eager", f"eager: {missing}", [])
 
 
