@@ -34,7 +34,7 @@ def why_not(device: torch.device, precision: Precision = "fp32") -> str | None:
         # the precision would be a hint, which the plugin follows or not, whichever the processor is
         return f"it computes in fp32, and the precision is {precision}"
     if find_spec("openvino") is None:
-        return f"the package openvino is not installed (pip install openvino)"
+        return "the package openvino is not installed (pip install openvino)"
     return None
 
 
