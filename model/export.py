@@ -10,6 +10,7 @@ from pathlib import Path
 from model import artifact, openvino_engine, tensorrt_engine
 from model.artifact import Profile
 from model.checkpoint import default_checkpoint_path, load_checkpoint
+from model.classifier import Precision
 from model.engine import pick_device
 from model.errors import EngineError, FreqMergeError
 
@@ -18,7 +19,7 @@ def export(arguments: argparse.Namespace) -> Path:
     """Builds and writes what the command line asks for; returns the engine's path. Raises `FreqMergeError`."""
     kind, on_cpu = arguments.engine, arguments.engine == "openvino"
     device = pick_device("cpu" if on_cpu and arguments.device == "auto" else arguments.device)
-    precision = arguments.precision or ("fp32" if on_cpu else "fp16")
+    precision: Precision = arguments.precision or ("fp32" if on_cpu else "fp16")
     reason = openvino_engine.why_not(device, precision) if on_cpu else tensorrt_engine.why_not(device)
     if reason is not None:  # said before anything is loaded
         raise EngineError(f"{kind}: expected a machine that can build an engine; {reason}")
