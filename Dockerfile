@@ -64,6 +64,8 @@ CMD ["python", "-m", "service"]
 FROM runtime AS cpu
 COPY --from=dependencies /opt/venv /opt/venv
 COPY --from=code /app /app
+# Not a declared volume: where the folder cannot be written, the engine is built at every start.
+ENV FREQMERGE_ENGINE_CACHE=/var/cache/freqmerge/engines
 USER 10001:10001
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["python", "docker/healthcheck.py"]
 ARG VERSION=unknown

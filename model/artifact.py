@@ -1,13 +1,15 @@
 """Compiled engines on disk: plain bytes, and beside them a JSON manifest of what they were made of and for.
 
-An engine fits one checkpoint, config, precision, code, kind of GPU and set of library versions; its file is named by
-a digest over these. A file that says anything else, or whose bytes are not those of its manifest, is refused.
+An engine fits one checkpoint, config, precision, code, kind of GPU or CPU and set of library versions; its file is
+named by a digest over these. A file that says anything else, or whose bytes are not those of its manifest, is refused.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
+from collections.abc import Callable
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,28 +18,34 @@ from typing import Literal
 import torch
 from pydantic import Field, ValidationError, model_validator
 
-from model import files
+from model import files, provenance
 from model._version import __version__
 from model.checkpoint import Checkpoint
 from model.classifier import Precision
 from model.config import Frozen
 from model.errors import ArtifactError, ConfigError
 
+log = logging.getLogger(__name__)
+
 FORMAT = 1
-PACKAGES = ("torch", "torch-tensorrt", "tensorrt")
+Kind = Literal["tensorrt", "openvino"]
+PACKAGES: dict[Kind, tuple[str, ...]] = {
+    "tensorrt": ("torch", "torch-tensorrt", "tensorrt"),
+    "openvino": ("torch", "openvino"),
+}
 
 
 class Origin(Frozen):
     """What an engine is made of and for; two that are equal may share a file."""
 
-    engine: Literal["tensorrt"] = "tensorrt"
+    engine: Kind = "tensorrt"
     checkpoint: str = Field(description="name of the checkpoint")
     digest: str = Field(description="SHA-256 of the checkpoint's weights and manifest")
     config_digest: str = Field(description="SHA-256 of the model config in force and of the preprocessing")
     code_digest: str = Field(description="SHA-256 of this package's source")
     precision: Precision
-    gpu: str = Field(description="name of the GPU that the engine was built on")
-    architecture: str = Field(description="compute capability of that GPU, such as sm_90")
+    gpu: str = Field(description="name of the GPU that the engine was built on; none if it is for a CPU")
+    architecture: str = Field(description="compute capability of that GPU, such as sm_90, or the CPU")
     versions: dict[str, str] = Field(description="versions that built the engine")
 
     @property
@@ -76,21 +84,42 @@ class Artifact(Frozen):
     sha256: str = Field(pattern="^[0-9a-f]{64}$", description="digest of the engine's bytes")
 
 
-def origin_of(checkpoint: Checkpoint, precision: Precision, device: torch.device) -> Origin:
+def origin_of(checkpoint: Checkpoint, precision: Precision, device: torch.device, engine: Kind = "tensorrt") -> Origin:
     """What an engine of this checkpoint would be made of and for, here."""
     manifest, config = checkpoint.manifest, checkpoint.model.config
     cuda = device.type == "cuda"
-    major, minor = torch.cuda.get_device_capability(device) if cuda else (0, 0)
     return Origin(
+        engine=engine,
         checkpoint=manifest.name,
         digest=manifest.digest,
         config_digest=hashlib.sha256((config.to_json() + manifest.preprocess.to_json()).encode()).hexdigest(),
         code_digest=_code_digest(),
         precision=precision,
         gpu=torch.cuda.get_device_name(device) if cuda else "none",
-        architecture=f"sm_{major}{minor}",
-        versions={"freqmerge": __version__, **{name: _version(name) for name in PACKAGES}},
+        architecture=_architecture(device),
+        versions={"freqmerge": __version__, **{name: _version(name) for name in PACKAGES[engine]}},
     )
+
+
+def cached(
+    origin: Origin, profile: Profile, max_batch_size: int, folder: Path | None, build: Callable[[], bytes]
+) -> bytes:
+    """The engine of this origin that lies in the folder, or what `build` gives, then kept there.
+
+    A stale or damaged file is built again; a folder that cannot be written costs the next start a build.
+    """
+    if folder is not None and origin.path(folder).exists():
+        try:
+            return read(origin.path(folder), origin, max_batch_size)
+        except ArtifactError as error:
+            log.warning("%s", error)
+    engine = build()
+    if folder is not None:
+        try:
+            log.info("engine kept as %s", write(folder, origin, profile, engine))
+        except OSError as error:
+            log.warning("the engine is not kept for the next start: %s", error)
+    return engine
 
 
 def write(folder: Path, origin: Origin, profile: Profile, engine: bytes) -> Path:
@@ -155,6 +184,12 @@ def _code_digest() -> str:
     for path in sorted(folder.rglob("*.py")):
         hasher.update(f"{path.relative_to(folder).as_posix()}\0".encode() + path.read_bytes())
     return hasher.hexdigest()
+
+
+def _architecture(device: torch.device) -> str:
+    if device.type == "cuda":
+        return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
+    return f"{provenance.cpu_name()}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _version(package: str) -> str:

@@ -1,7 +1,7 @@
 """Engines: run one batch of uint8 images on one device, synchronously.
 
 `eager` runs the module as it is, `inductor` compiles it with torch.compile, `tensorrt` runs an engine that TensorRT
-built. `auto` takes the best the machine has and says why in `reason`.
+built, `openvino` one of OpenVINO's. `auto` takes the best the machine has and says why in `reason`.
 """
 
 from __future__ import annotations
@@ -15,18 +15,20 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from model import tensorrt_engine
+from model import openvino_engine, tensorrt_engine
 from model.batch import EngineOutput
 from model.checkpoint import Checkpoint
 from model.classifier import DTYPES, Classifier, Precision, classifier_of
 from model.errors import EngineError
+from model.openvino_engine import OpenVINOEngine
+from model.tensorrt_engine import TensorRTEngine
 from model.torch_engine import TorchEngine
 
 __all__ = ["KINDS", "Classifier", "Engine", "EngineOutput", "create_engine", "pick_device"]
 
 log = logging.getLogger(__name__)
 
-KINDS = ("eager", "inductor", "tensorrt")
+KINDS = ("eager", "inductor", "openvino", "tensorrt")
 
 
 @runtime_checkable
@@ -35,7 +37,7 @@ class Engine(Protocol):
 
     @property
     def kind(self) -> str:
-        """'eager', 'inductor' or 'tensorrt'."""
+        """'eager', 'inductor', 'openvino' or 'tensorrt'."""
         ...
 
     @property
@@ -81,29 +83,35 @@ def create_engine(
     precision: str = "auto",
     cache: Path | None = None,
 ) -> Engine:
-    """An engine for the checkpoint; `kind` auto, eager, inductor or tensorrt, `device` auto, cpu, cuda or cuda:N.
+    """An engine for the checkpoint; `kind` auto or one of `KINDS`, `device` auto, cpu, cuda or cuda:N.
 
-    `threads` sets torch's CPU threads for the whole process. `precision` is auto, fp32, fp16 or bf16; auto is fp16 on
-    CUDA and fp32 on a CPU. `cache` is where TensorRT engines are kept; building one takes minutes. On CUDA `auto` tries
-    tensorrt, then inductor, then eager, and `tensorrt` falls back to inductor. On a CPU both are eager. `reason` tells.
-    The engine changes the checkpoint's model. Raises `EngineError` for an unknown kind or precision, or a
-    device that is not there.
+    `threads` sets torch's CPU threads for the whole process, and OpenVINO takes as many. `precision` is auto, fp32,
+    fp16 or bf16; auto is fp16 on CUDA and fp32 on a CPU. `cache` is where TensorRT's and OpenVINO's engines are kept;
+    the first take minutes to build, the others seconds. On CUDA `auto` tries tensorrt, then inductor, then eager, and
+    `tensorrt` falls back to inductor. On a CPU `auto` and `openvino` try openvino, then eager, and `tensorrt` is eager.
+    `reason` tells. The engine changes the checkpoint's model. Raises `EngineError` for an unknown kind or precision, a
+    device that is not there, or openvino on CUDA.
     """
     _check_names(kind, precision)
     if threads is not None:
         torch.set_num_threads(threads)
     place = pick_device(device)
     exact = _precision(precision, place)
+    native_size = checkpoint.manifest.preprocess.native_size
 
     def make(taken: str, reason: str) -> Engine:
         if taken == "tensorrt":
             engine = tensorrt_engine.cached(checkpoint, exact, place, max_batch_size, cache)
-            native_size = checkpoint.manifest.preprocess.native_size
-            return tensorrt_engine.TensorRTEngine(engine, native_size, exact, place, max_batch_size, reason)
+            return TensorRTEngine(engine, native_size, exact, place, max_batch_size, reason)
+        if taken == "openvino":
+            engine = openvino_engine.cached(checkpoint, max_batch_size, cache)
+            return OpenVINOEngine(engine, native_size, max_batch_size, torch.get_num_threads(), reason)
         return TorchEngine(classifier_of(checkpoint, exact), taken, place, max_batch_size, reason)
 
     if place.type == "cpu":
-        return make(*_on_cpu(kind, place))
+        return _on_cpu(kind, place, exact, make)
+    if kind == "openvino":
+        raise EngineError(f"engine: openvino cannot be used: {openvino_engine.why_not(place)}; take device cpu or auto")
     if kind in ("eager", "inductor"):
         return make(kind, "")
     return first_usable(
@@ -130,23 +138,27 @@ def first_usable(kinds: Sequence[str], wanted: str, make: Callable[[str, str], E
     return make(last, _reason(last, wanted, failed))
 
 
-def _on_cpu(kind: str, place: torch.device) -> tuple[str, str]:
-    """The kind that runs on a CPU where this one is asked for, and why."""
-    if kind == "auto":
-        return "eager", "eager: on a CPU compiling takes minutes and gains little"
-    if kind == "tensorrt":
-        reason = f"tensorrt cannot be used: {tensorrt_engine.why_not(place)}"
-        log.warning("%s; eager takes its place", reason)
-        return "eager", f"eager: {reason}"
+def _on_cpu(kind: str, place: torch.device, precision: Precision, make: Callable[[str, str], Engine]) -> Engine:
+    """The engine that runs on a CPU where this kind is asked for."""
     if kind == "inductor":
         log.info("inductor compiles the model for the CPU, which takes minutes; the engine eager starts at once")
-    return kind, ""
+    if kind in ("eager", "inductor"):
+        return make(kind, "")
+    if kind == "tensorrt":
+        reason = f"tensorrt cannot be used: {tensorrt_engine.why_not(place)}"
+    elif missing := openvino_engine.why_not(place, precision):
+        reason = f"openvino cannot be used: {missing}"
+    else:
+        return first_usable(("openvino", "eager"), kind, make)
+    if kind != "auto":
+        log.warning("%s; eager takes its place", reason)
+    return make("eager", f"eager: {reason}")
 
 
 def _reason(taken: str, wanted: str, failed: list[str]) -> str:
     if failed:
         return f"{taken}: {'; '.join(failed)}"
-    return "" if taken == wanted else f"{taken}: the best that a CUDA device with these packages has"
+    return "" if taken == wanted else f"{taken}: the best that this device and these packages have"
 
 
 def _check_names(kind: str, precision: str) -> None:

@@ -7,40 +7,47 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from model import artifact, tensorrt_engine
+from model import artifact, openvino_engine, tensorrt_engine
 from model.artifact import Profile
 from model.checkpoint import default_checkpoint_path, load_checkpoint
+from model.classifier import Precision
 from model.engine import pick_device
 from model.errors import EngineError, FreqMergeError
 
 
 def export(arguments: argparse.Namespace) -> Path:
     """Builds and writes what the command line asks for; returns the engine's path. Raises `FreqMergeError`."""
-    device = pick_device(arguments.device)
-    reason = tensorrt_engine.why_not(device)
+    kind, on_cpu = arguments.engine, arguments.engine == "openvino"
+    device = pick_device("cpu" if on_cpu and arguments.device == "auto" else arguments.device)
+    precision: Precision = arguments.precision or ("fp32" if on_cpu else "fp16")
+    reason = openvino_engine.why_not(device, precision) if on_cpu else tensorrt_engine.why_not(device)
     if reason is not None:  # said before anything is loaded
-        raise EngineError(f"tensorrt: expected a machine that can build an engine; {reason}")
+        raise EngineError(f"{kind}: expected a machine that can build an engine; {reason}")
     changes = {
         name: getattr(arguments, name) for name in ("keep_rate", "alpha") if getattr(arguments, name) is not None
     }
     checkpoint = load_checkpoint(arguments.ckpt or default_checkpoint_path(), **changes)
     profile = Profile(best=arguments.opt_batch, largest=arguments.max_batch)
-    engine = tensorrt_engine.build(checkpoint, arguments.precision, device, profile)
-    return artifact.write(arguments.out, artifact.origin_of(checkpoint, arguments.precision, device), profile, engine)
+    if on_cpu:
+        engine = openvino_engine.build(checkpoint, profile.largest)
+    else:
+        engine = tensorrt_engine.build(checkpoint, precision, device, profile)
+    origin = artifact.origin_of(checkpoint, precision, device, kind)
+    return artifact.write(arguments.out, origin, profile, engine)
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     flags = argparse.ArgumentParser(prog="python -m model.export", description=__doc__, allow_abbrev=False)
-    flags.add_argument("--engine", choices=["tensorrt"], required=True, help="what to build")
-    flags.add_argument("--precision", choices=["fp16", "bf16", "fp32"], default="fp16", help="default: fp16")
+    flags.add_argument("--engine", choices=["tensorrt", "openvino"], required=True, help="what to build")
+    flags.add_argument("--precision", choices=["fp16", "bf16", "fp32"], help="default: fp16; openvino: fp32")
     flags.add_argument("--ckpt", type=Path, help="checkpoint; unset: the one that ships with the package")
     flags.add_argument("--out", type=Path, required=True, help="folder; the service's FREQMERGE_ENGINE_CACHE")
     flags.add_argument("--max_batch", type=int, default=256, help="largest batch (default: 256)")
-    flags.add_argument("--opt_batch", type=int, default=64, help="batch that the engine is tuned for (default: 64)")
+    flags.add_argument("--opt_batch", type=int, default=64, help="batch that TensorRT tunes for (default: 64)")
     flags.add_argument("--keep_rate", type=float, help="share of patch tokens kept, instead of the checkpoint's")
     flags.add_argument("--alpha", type=float, help="frequency penalty weight, instead of the checkpoint's")
-    flags.add_argument("--device", default="auto", help="cuda or cuda:N; the engine is for this kind of GPU")
+    flags.add_argument("--device", default="auto", help="cuda or cuda:N: TensorRT's engine is for that GPU")
     return flags
 
 

@@ -19,7 +19,7 @@ from model.artifact import Profile
 from model.batch import EngineOutput, check_batch, host_arrays
 from model.checkpoint import Checkpoint
 from model.classifier import Precision, classifier_of
-from model.errors import ArtifactError, EngineError
+from model.errors import EngineError
 from model.program import INPUTS, OUTPUTS, exported
 
 log = logging.getLogger(__name__)
@@ -125,26 +125,16 @@ class TensorRTEngine:
 def cached(
     checkpoint: Checkpoint, precision: Precision, device: torch.device, max_batch_size: int, folder: Path | None
 ) -> bytes:
-    """The engine that lies in the folder, or one that is built now and kept there; raises `EngineError`.
-
-    A stale or damaged file is built again; a folder that cannot be written costs the next start a build.
-    """
+    """The engine that lies in the folder, or one that is built now and kept there; raises `EngineError`."""
     origin = artifact.origin_of(checkpoint, precision, device)
-    if folder is not None and origin.path(folder).exists():
-        try:
-            return artifact.read(origin.path(folder), origin, max_batch_size)
-        except ArtifactError as error:
-            log.warning("%s", error)
-    _require(device)  # before a long build is announced
     profile = Profile(best=min(64, max_batch_size), largest=max(256, max_batch_size))
-    log.info("building a TensorRT engine of %s in %s; this takes minutes", origin.checkpoint, precision)
-    engine = build(checkpoint, precision, device, profile)
-    if folder is not None:
-        try:
-            log.info("engine kept as %s", artifact.write(folder, origin, profile, engine))
-        except OSError as error:
-            log.warning("the engine is not kept for the next start: %s", error)
-    return engine
+
+    def fresh() -> bytes:
+        _require(device)  # before a long build is announced
+        log.info("building a TensorRT engine of %s in %s; this takes minutes", origin.checkpoint, precision)
+        return build(checkpoint, precision, device, profile)
+
+    return artifact.cached(origin, profile, max_batch_size, folder, fresh)
 
 
 def _require(device: torch.device) -> None:

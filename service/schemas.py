@@ -124,7 +124,7 @@ class Labels(Body):
 class EngineCard(Body):
     """How the model runs."""
 
-    kind: str = Field(description="eager, inductor or tensorrt")
+    kind: str = Field(description="eager, inductor, openvino or tensorrt")
     device: str = Field(description="cpu or cuda:N")
     precision: Literal["fp32", "fp16", "bf16"] = Field(description="numbers of the backbone")
     reason: str = Field(description="why this kind was taken; empty if it was asked for")

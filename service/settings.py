@@ -48,7 +48,7 @@ class Settings(BaseSettings):
     alpha: float | None = Field(
         None, ge=0, le=1, description="frequency penalty weight, instead of the checkpoint's; 0 is ToMe"
     )
-    engine: Literal["auto", "eager", "inductor", "tensorrt"] = Field(
+    engine: Literal["auto", "eager", "inductor", "openvino", "tensorrt"] = Field(
         "auto", description="how the model runs; auto takes the best that the machine has"
     )
     precision: Literal["auto", "fp32", "fp16", "bf16"] = Field(
@@ -56,7 +56,8 @@ class Settings(BaseSettings):
     )
     engine_cache: Path | None = Field(
         None,
-        description="folder that keeps TensorRT engines from one start to the next; unset: one is built at every start",
+        description="folder that keeps TensorRT and OpenVINO engines from one start to the next; "
+        "unset: one is built at every start",
     )
     device: str = Field(
         "auto",

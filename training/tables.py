@@ -87,6 +87,28 @@ def parity(results: Path) -> str:
     return table(head, rows) + told
 
 
+def engines(results: Path) -> str:
+    """Each engine beside eager: images/s per model and batch size."""
+    found = _any("engines", results)
+    if not found:
+        return f"{reports.NOT_RUN}\n"
+    sizes = sorted({entry["batch_size"] for entry in found})
+    head = ["model", "engine", *(f"images/s, batch {size}" for size in sizes), "ready after (s)"]
+    pairs = dict.fromkeys((entry["model"], entry["engine"]) for entry in found)
+    rows = [
+        _engine_row([one for one in found if (one["model"], one["engine"]) == pair], f"`{pair[0]}`", pair[1])
+        for pair in pairs
+    ]
+    first = found[0]
+    machine = first["machine"]
+    told = (
+        f"\n`{first['command']}` on {machine['device']}, {machine['threads']} threads, torch {machine['torch']}; uint8 "
+        f"images in, host arrays out, medians of {first['repeats']} batches in turns, speed-up as the median of the "
+        "ratios to eager. The last column is loading, building and warming up, without a cache.\n"
+    )
+    return table(head, rows) + told
+
+
 def study(name: str) -> Callable[[Path], str]:
     """The table of a study in full, for the docs."""
 
@@ -107,6 +129,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "alpha": alpha,
     "scoring": scoring,
     "parity": parity,
+    "engines": engines,
     **{f"study_{name}": study(name) for name in STUDIES},
 }
 
@@ -135,6 +158,14 @@ def _timing_row(entries: list[dict[str, Any]]) -> list[str]:
         for e in sorted(entries, key=lambda e: e["batch_size"])
     ]
     return [first["model"], tokens, f"{first['macs'] / 1e9:.2f}", f"{first['parameters'] / 1e6:.1f}", *rates]
+
+
+def _engine_row(entries: list[dict[str, Any]], model: str, engine: str) -> list[str]:
+    rates = [
+        f"{e['images_per_s']:.1f}" + (f" ({e['speed_up']:.2f}×)" if e["speed_up"] != 1 else "")
+        for e in sorted(entries, key=lambda e: e["batch_size"])
+    ]
+    return [model, f"{engine}, {entries[0]['precision']}", *rates, f"{entries[0]['start_s']:.0f}"]
 
 
 def _source(entry: dict[str, Any]) -> str:

@@ -54,7 +54,7 @@ class Stripped:
 @contextmanager
 def site(load: ModelLoader = load_model, prefix: str = "", wait: bool = True, **settings: Any) -> Iterator[Site]:
     """An app on a free port, in a thread of its own, ready unless `wait` is off."""
-    app = create_app(Settings(**settings), load)
+    app = create_app(Settings(**{"engine": "eager", **settings}), load)
     outside = Stripped(app, prefix) if prefix else app
     with socket.create_server(("127.0.0.1", 0)) as opened:
         server = uvicorn.Server(uvicorn.Config(outside, log_config=None, access_log=False, ws="none", lifespan="off"))

@@ -21,7 +21,7 @@ READ_ONLY = ("sh", "-c", 'ulimit -f 0 && exec "$@"', "sh")
 
 
 class Process:
-    """`python -m MODULE` with these arguments and settings."""
+    """`python -m MODULE` with these arguments and settings; the engine is the one that starts at once."""
 
     def __init__(self, *arguments: str, module: str = "service", **settings: object) -> None:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("FREQMERGE_")}
@@ -30,7 +30,7 @@ class Process:
         self.popen = subprocess.Popen(
             [*READ_ONLY, sys.executable, "-m", module, *arguments],
             cwd=ROOT,
-            env=clean | {"FREQMERGE_THREADS": "1"} | chosen,
+            env=clean | {"FREQMERGE_THREADS": "1", "FREQMERGE_ENGINE": "eager"} | chosen,
             stderr=subprocess.PIPE,
             text=True,
         )

@@ -32,5 +32,7 @@ def test_every_engine_is_held_against_eager_float32_and_recorded(tmp_path, capsy
 
 @pytest.mark.parametrize("name", ["eager", "warp:fp32", "eager:int8"])
 def test_an_engine_or_precision_that_does_not_exist_is_refused(name):
-    with pytest.raises(ConfigError, match="expected one of eager, inductor, tensorrt, a colon, and one of fp32"):
+    with pytest.raises(
+        ConfigError, match="expected one of eager, inductor, openvino, tensorrt, a colon, and one of fp32"
+    ):
         ParityConfig(engines=(name,))
