@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from service.colormaps import Colormap
     from service.store import StoredImage
 
-NETWORK_SIDES = 4
-"""A photo is decoded at this many times the model's native size at least, then reduced with antialiasing."""
-
 
 class Decoded(NamedTuple):
     """An uploaded file, taken out of its form, and uint8 [3, native, native] of it."""
@@ -46,12 +43,13 @@ class Drawing(NamedTuple):
 
 def decode_upload(upload: Upload, settings: Settings, native_size: int, budget: ByteBudget | None = None) -> Decoded:
     """What the engine needs of an upload; raises the `UploadError`s."""
-    from service.images import SHORT_SIDE_FLOOR, decode, network_input
+    from model.pictures import network_side
+    from service.images import decode, network_input
 
     data = upload.data if upload.boundary is None else forms.single_file(upload.data, upload.boundary)
     if len(data) > settings.max_upload_bytes:
         raise too_large(settings.max_upload_bytes, f"{len(data):,}")
-    keep_side = max(2 * SHORT_SIDE_FLOOR, NETWORK_SIDES * native_size)
+    keep_side = network_side(native_size)
     picture = decode(
         data, max_pixels=settings.max_pixels, max_side=settings.max_side, keep_side=keep_side, budget=budget
     )

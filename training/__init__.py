@@ -1,1 +1,1 @@
-"""Offline training and measurement of FreqMerge models on CIFAR-100."""
+"""Offline training and measurement of FreqMerge models on CIFAR-100, or on one's own pictures."""

@@ -72,7 +72,7 @@ def ablate(config: AblationConfig, changes: dict[str, Any], command: str) -> dic
     for name in chosen(config.study):
         rows = STUDIES[name](bench.vit, base, config)
         found[name] = run(name, rows, measurements, config)
-        path = records.write(f"ablation_{name}", command, found[name], bench.device, config.results)
+        path = records.write(f"ablation_{name}", command, found[name], bench.device, bench.results)
         _publish(name, found[name], config, command)
         print(f"recorded: {path}")
     return found

@@ -14,10 +14,8 @@ from model import FreqMergeViT, ModelConfig
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.config import Frozen
 from model.engine import Classifier, pick_device
-from model.labels import CLASS_NAMES
 from model.preprocess import InputStage
 from training import budget, data, records
-from training.errors import DataError
 from training.macs import count_parameters
 from training.scores import answers
 from training.timing import Rate, rates
@@ -32,11 +30,9 @@ class BenchConfig(Frozen):
     """Which checkpoint is measured, on what, where, and where results and pictures go."""
 
     ckpt: Path = Field(Path("checkpoints/best_model.safetensors"), description="checkpoint to measure")
-    data_dir: Path | None = Field(
-        None, description="folder with CIFAR-100 as Parquet (test-*.parquet); none downloads it"
-    )
+    data_dir: Path | None = Field(None, description=f"{data.DESCRIPTION}; none downloads CIFAR-100")
     output_dir: Path = Field(Path(), description="where logs/ and visualizations/ are written")
-    results: Path = Field(records.RESULTS, description="folder of the result files")
+    results: Path | None = Field(None, description=records.PLACE)
     images: int = Field(0, ge=0, description="first test images to use; 0 uses all, as every reported number must")
     batch_size: int = Field(500, ge=1, description="images per evaluation step")
     precision: Precision = Field("float32", description="float32, or autocast to bfloat16 or float16")
@@ -60,8 +56,8 @@ class Cost(NamedTuple):
 class Bench:
     """Everything that a measurement needs, loaded once; configs share the weights.
 
-    Raises `CheckpointError` for a file that is no checkpoint of CIFAR-100's classes and `DataError` for test images
-    that cannot be read.
+    Raises `CheckpointError` for a file that is no checkpoint, and `DataError` for test images that cannot be read or
+    have other classes than the checkpoint.
     """
 
     def __init__(self, config: BenchConfig, **changes: Any) -> None:
@@ -71,14 +67,10 @@ class Bench:
         self.device = pick_device(config.device)
         self.checkpoint: Checkpoint = load_checkpoint(config.ckpt, **changes)
         manifest = self.checkpoint.manifest
-        if manifest.class_names != CLASS_NAMES:
-            raise DataError(
-                f"{config.ckpt}: expected a model of CIFAR-100's {len(CLASS_NAMES)} classes, found "
-                f"{len(manifest.class_names)} classes ({', '.join(manifest.class_names[:3])}, …)"
-            )
+        images = data.test_images(config.data_dir, manifest, config.ckpt)
+        self.results = records.place(config.results, data.is_own(config.data_dir))
         self.vit = self.checkpoint.model.vit.to(self.device)
         self.stage = InputStage(manifest.preprocess, self.checkpoint.model.config.image_size).to(self.device)
-        images = data.load(config.data_dir, "test", manifest.preprocess.native_size)
         self.images = images.take(torch.arange(min(config.images, len(images)))) if config.images else images
 
     def model(self, config: ModelConfig) -> FreqMergeViT:

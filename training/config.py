@@ -22,11 +22,13 @@ class TrainConfig(Frozen):
 
     data_dir: Path | None = Field(
         None,
-        description="folder with CIFAR-100 as Parquet (train-*.parquet, test-*.parquet); none downloads it",
+        description="folder with one folder of pictures per class (train/CLASS/, test/CLASS/), or with CIFAR-100 as "
+        "Parquet (train-*.parquet, test-*.parquet); none downloads CIFAR-100",
     )
     output_dir: Path = Field(
         Path(),
-        description="where checkpoints/, logs/ and visualizations/ are written; every node resumes from the same one",
+        description="where checkpoints/, logs/ and visualizations/ are written, and where --resume finds the state; of "
+        "several machines only the first one's is used",
     )
     freqmerge: bool = Field(True, description="merge tokens while training; --no_freqmerge trains the plain ViT")
     epochs: int = Field(20, ge=1, description="passes over the training images")
@@ -79,7 +81,9 @@ class TrainConfig(Frozen):
     distill_weight: float = Field(0.5, ge=0, le=1, description="share of the teacher in the loss")
     temperature: float = Field(3.0, gt=0, description="temperature of soft distillation")
     ema_decay: float = Field(0.0, ge=0, lt=1, description="decay per step of the averaged weights; 0 does not average")
-    native_size: int = Field(32, ge=4, description="side of the stored images in pixels")
+    native_size: int = Field(
+        32, ge=4, description="side of the images in memory, in pixels; 32 for CIFAR-100, often image_size for others"
+    )
     interpolation: Filter = Field("bicubic", description="filter that enlarges to image_size")
     val_fraction: float = Field(
         0.1,
@@ -102,6 +106,9 @@ class TrainConfig(Frozen):
     )
     grad_checkpoint: bool = Field(False, description="compute activations again in the backward pass to save memory")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    patience_s: float = Field(
+        1800.0, gt=0, description="seconds that a process waits for one that does not answer before the run ends"
+    )
     threads: int = Field(0, ge=0, description="CPU threads of torch; 0 leaves torch's choice")
     seed: int = Field(0, ge=0, description="seed of weights, split, order and augmentation")
     save_every_s: float = Field(120.0, gt=0, description="seconds between saves of the state that --resume reads")
@@ -175,6 +182,7 @@ FREE = frozenset(
         "multi_gpu",
         "output_dir",
         "overwrite",
+        "patience_s",
         "resume",
         "save_every_s",
         "teacher",

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
-
-from model.labels import CLASS_NAMES, MEMBERS, SUPERCLASS_OF
 
 
 class Pair(NamedTuple):
@@ -21,27 +20,27 @@ class Pair(NamedTuple):
     """Of the images of `true`, 0..1."""
 
 
-def confusion(labels: Int[Tensor, " count"], guesses: Int[Tensor, " count"]) -> Int[Tensor, "classes classes"]:
+def confusion(
+    labels: Int[Tensor, " count"], guesses: Int[Tensor, " count"], classes: int
+) -> Int[Tensor, "classes classes"]:
     """How many images of class row were taken for class column, in the order of the class ids."""
-    classes = len(CLASS_NAMES)
     return torch.bincount(labels * classes + guesses, minlength=classes**2).reshape(classes, classes)
 
 
-def by_superclass() -> list[int]:
-    """Class ids with the members of each superclass side by side."""
-    place = {name: index for index, name in enumerate(CLASS_NAMES)}
-    return [place[name] for members in MEMBERS.values() for name in members]
+def members(superclasses: Sequence[str]) -> dict[str, list[int]]:
+    """Class ids of each superclass, the superclasses by name."""
+    return {name: [at for at, one in enumerate(superclasses) if one == name] for name in sorted(set(superclasses))}
 
 
-def worst_pairs(counts: Int[Tensor, "classes classes"], most: int = 20) -> list[Pair]:
+def worst_pairs(counts: Int[Tensor, "classes classes"], names: Sequence[str], most: int = 20) -> list[Pair]:
     """The most frequent mistakes, most frequent first; ties by class id. Fewer where there are fewer mistakes."""
     wrong = counts.clone().fill_diagonal_(0)
     order = wrong.flatten().argsort(descending=True, stable=True)[:most].tolist()
     cells = [divmod(index, len(counts)) for index in order]
     return [
         Pair(
-            CLASS_NAMES[true],
-            CLASS_NAMES[taken],
+            names[true],
+            names[taken],
             int(wrong[true, taken]),
             float(wrong[true, taken] / counts[true].sum()),
         )
@@ -50,10 +49,10 @@ def worst_pairs(counts: Int[Tensor, "classes classes"], most: int = 20) -> list[
     ]
 
 
-def within_superclass(counts: Int[Tensor, "classes classes"]) -> float:
+def within_superclass(counts: Int[Tensor, "classes classes"], superclasses: Sequence[str]) -> float:
     """Share of the mistakes that stay inside the superclass, 0..1; 0 without mistakes."""
-    codes = {name: index for index, name in enumerate(MEMBERS)}
-    group = torch.tensor([codes[SUPERCLASS_OF[name]] for name in CLASS_NAMES])
+    codes = {name: index for index, name in enumerate(members(superclasses))}
+    group = torch.tensor([codes[name] for name in superclasses])
     wrong = counts.clone().fill_diagonal_(0)
     inside = wrong[group[:, None] == group[None, :]].sum()
     return float(inside / wrong.sum()) if wrong.any() else 0.0

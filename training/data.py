@@ -1,120 +1,65 @@
-"""CIFAR-100 in memory: Parquet in, uint8 tensors out."""
+"""The images of a run: CIFAR-100, or one's own pictures in one folder per class. What lies in `data_dir` decides."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol, runtime_checkable
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-import torch
-from jaxtyping import Int, UInt8
-from PIL import Image
-from torch import Tensor
-
-from model.labels import CLASS_NAMES
+from model.checkpoint import Manifest
+from training import folders
+from training.cifar import Cifar
 from training.errors import DataError
+from training.folders import Folders
+from training.images import Classes, Images
 
-HUB_NAME = "uoft-cs/cifar100"
-COLUMNS = ("img", "fine_label")
+DESCRIPTION = "folder with one folder of pictures per class (train/CLASS/, test/CLASS/), or with CIFAR-100 as Parquet"
 
 
-@dataclass(frozen=True)
-class Images:
-    """Labelled images, all of one size."""
+@runtime_checkable
+class Source(Protocol):
+    """A data set whose pixels are not read yet."""
 
-    pixels: UInt8[Tensor, "count 3 side side"]
-    labels: Int[Tensor, " count"]
+    @property
+    def name(self) -> str:
+        """What an error calls it."""
+        ...
 
-    def __len__(self) -> int:
-        return len(self.labels)
+    @property
+    def origin(self) -> str:
+        """What a checkpoint says that it was trained on; no path of this machine."""
+        ...
 
-    def take(self, index: Tensor) -> Images:
-        """The images at these positions."""
-        return Images(self.pixels[index], self.labels[index])
+    @property
+    def classes(self) -> Classes: ...
 
-    def to(self, device: torch.device) -> Images:
-        """The same images on a device."""
-        return Images(self.pixels.to(device), self.labels.to(device))
+    def load(self, split: str, side: int) -> Images:
+        """Images of a split ('train' or 'test'), decoded once; raises `DataError`."""
+        ...
 
-    def batches(self, size: int) -> Iterator[Images]:
-        """The images in order, `size` at a time."""
-        for start in range(0, len(self), size):
-            yield Images(self.pixels[start : start + size], self.labels[start : start + size])
+
+def source(data_dir: Path | None) -> Source:
+    """The data set in `data_dir`, CIFAR-100 from the hub where that is None; raises `DataError`."""
+    if data_dir is None or any(data_dir.glob("*.parquet")) or not folders.subfolders(data_dir):
+        return Cifar(data_dir)
+    return Folders(data_dir)
+
+
+def is_own(data_dir: Path | None) -> bool:
+    """Whether the pictures are one's own, and not CIFAR-100."""
+    return isinstance(source(data_dir), Folders)
 
 
 def load(data_dir: Path | None, split: str, side: int) -> Images:
-    """Images of a split ('train' or 'test'), decoded once.
+    """Images of a split ('train' or 'test') of the data set in `data_dir`; raises `DataError`."""
+    return source(data_dir).load(split, side)
 
-    Reads `data_dir/<split>-*.parquet` in the layout of the Hugging Face hub, or downloads it where
-    `data_dir` is None. Raises `DataError` for a missing folder or file, a missing column, an image that
-    does not decode or has another size, or labels outside 0..99.
-    """
-    table = _downloaded(split) if data_dir is None else _read(data_dir, split)
-    missing = [name for name in COLUMNS if name not in table.column_names]
-    if missing:
+
+def test_images(data_dir: Path | None, manifest: Manifest, ckpt: Path | None) -> Images:
+    """The test images as the checkpoint sees them; raises `DataError` if its classes are others than theirs."""
+    there = source(data_dir)
+    if manifest.class_names != there.classes.names:
         raise DataError(
-            f"{data_dir or HUB_NAME} ({split}): expected the columns {', '.join(COLUMNS)}, found "
-            f"{', '.join(table.column_names)}; export the data set in the layout of {HUB_NAME}"
+            f"{ckpt or manifest.name}: expected a model of {there.name}'s {len(there.classes)} classes, found "
+            f"{len(manifest.class_names)} classes ({', '.join(manifest.class_names[:3])}, …)"
         )
-    labels = torch.tensor(table["fine_label"].to_pylist(), dtype=torch.long)
-    if len(labels) == 0 or labels.min() < 0 or labels.max() >= len(CLASS_NAMES):
-        found = f"{int(labels.min())}..{int(labels.max())}" if len(labels) else "no rows"
-        raise DataError(
-            f"{data_dir or HUB_NAME} ({split}): expected fine labels 0..{len(CLASS_NAMES) - 1}, found {found}"
-        )
-    with ThreadPoolExecutor(4) as pool:  # Pillow decodes outside the interpreter lock
-        decoded = list(pool.map(lambda row: _decode(row, side), enumerate(table["img"].to_pylist())))
-    return Images(torch.from_numpy(np.stack(decoded)), labels)
-
-
-def split_off(images: Images, fraction: float, seed: int) -> tuple[Images, Images]:
-    """Training part and held-out part, drawn by `seed`."""
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    held_out = round(len(images) * fraction)
-    return images.take(order[held_out:]), images.take(order[:held_out])
-
-
-def _read(data_dir: Path, split: str) -> pa.Table:
-    if not data_dir.is_dir():
-        raise DataError(f"data_dir: expected a folder with CIFAR-100 as Parquet, found no folder at {data_dir}")
-    files = sorted(data_dir.glob(f"{split}-*.parquet"))
-    if not files:
-        raise DataError(f"data_dir: expected {split}-*.parquet in {data_dir}, found none")
-    try:
-        return pa.concat_tables([pq.read_table(file) for file in files])
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"data_dir: expected readable Parquet in {data_dir}, found: {error}") from error
-
-
-def _downloaded(split: str) -> pa.Table:
-    try:
-        import datasets
-    except ImportError as error:
-        raise DataError(
-            f"data_dir: none given, and downloading {HUB_NAME} needs the package datasets; install it with "
-            "`pip install datasets` or name a folder with --data_dir"
-        ) from error
-    try:
-        return datasets.load_dataset(HUB_NAME, split=split).data.table
-    except Exception as error:  # the hub client raises many types, all meaning "could not download"
-        raise DataError(
-            f"data_dir: none given, and {HUB_NAME} could not be downloaded ({error}); use --data_dir"
-        ) from error
-
-
-def _decode(row: tuple[int, Any], side: int) -> np.ndarray:
-    index, value = row
-    try:
-        with Image.open(io.BytesIO(value["bytes"])) as image:
-            pixels = np.asarray(image.convert("RGB"))
-    except (TypeError, KeyError, OSError, ValueError) as error:
-        raise DataError(f"row {index}: expected an encoded image in img.bytes, found: {error}") from error
-    if pixels.shape[:2] != (side, side):
-        raise DataError(f"row {index}: expected a {side}x{side} image, found {pixels.shape[1]}x{pixels.shape[0]}")
-    return pixels.transpose(2, 0, 1)
+    return there.load("test", manifest.preprocess.native_size)

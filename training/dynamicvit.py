@@ -41,7 +41,7 @@ UNUSED = (
 class MeasureConfig(Frozen):
     """What is measured at the end, and where the result goes."""
 
-    results: Path = Field(records.RESULTS, description="folder of the result files")
+    results: Path | None = Field(None, description=records.PLACE)
     benchmark: bool = Field(False, description="measure images/s beside the plain ViT")
     batch_sizes: tuple[PositiveInt, ...] = Field(
         (1, 8, 32, 64, 256), min_length=1, description="batches that are timed"
@@ -62,7 +62,7 @@ def measure(config: TrainConfig, wanted: MeasureConfig, command: str) -> dict[st
     device = pick_device(config.device)
     loaded = dynamicvit_files.load(config.checkpoint_path)
     told, model = loaded.manifest, loaded.model.to(device)
-    images = data.load(config.data_dir, "test", told.preprocess.native_size)
+    images = data.test_images(config.data_dir, told, config.checkpoint_path)
     stage = InputStage(told.preprocess, model.config.image_size).to(device)
     found = score(nn.Sequential(stage, model), images, config.eval_batch_size, device)
     result = {
@@ -82,7 +82,8 @@ def measure(config: TrainConfig, wanted: MeasureConfig, command: str) -> dict[st
         "schedule": model.schedule,
         "throughput": _throughput(model, wanted, device) if wanted.benchmark else [],
     }
-    records.add("dynamicvit", command, result, device, wanted.results, same=("digest", "precision", "images"))
+    folder = records.place(wanted.results, data.is_own(config.data_dir))
+    records.add("dynamicvit", command, result, device, folder, same=("digest", "precision", "images"))
     return result
 
 
@@ -118,7 +119,7 @@ def _work(
         print(f"rho {found['rho']:g}, best epoch {found['epoch']} of {found['epochs']}")
         print(report(found))
         print(f"written: {config.checkpoint_path}")
-        print(f"recorded: {wanted.results / 'dynamicvit.jsonl'}")
+        print(f"recorded: {records.place(wanted.results, data.is_own(config.data_dir)) / 'dynamicvit.jsonl'}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -136,7 +137,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     weights = LossWeights(**cli.given(LossWeights, parsed))
     wanted = MeasureConfig(**cli.given(MeasureConfig, parsed))
     distributed.start(
-        partial(_work, config, dynamic, weights, recipe, wanted, command), config.device, config.multi_gpu
+        partial(_work, config, dynamic, weights, recipe, wanted, command),
+        config.device,
+        config.multi_gpu,
+        config.patience_s,
     )
 
 

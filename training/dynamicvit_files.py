@@ -15,6 +15,7 @@ from model.checkpoint import Manifest
 from model.errors import CheckpointError
 from model.preprocess import Preprocess
 from training.dynamicvit_model import DynamicConfig, DynamicViT
+from training.images import Classes
 
 KEY = "dynamicvit"
 
@@ -29,12 +30,26 @@ class Loaded:
 
 
 def save(
-    path: Path, model: DynamicViT, scores: Mapping[str, float], training: Mapping[str, Any], preprocess: Preprocess
+    path: Path,
+    model: DynamicViT,
+    scores: Mapping[str, float],
+    training: Mapping[str, Any],
+    preprocess: Preprocess,
+    classes: Classes,
 ) -> Manifest:
     """Writes the checkpoint in one step, see `model.save_checkpoint`, and returns its manifest."""
     told = {**training, KEY: model.dynamic.model_dump(mode="json")}
     name = f"dynamicvit_{model.config.backbone}"
-    return save_checkpoint(path, model, name=name, preprocess=preprocess, scores=scores, training=told)
+    return save_checkpoint(
+        path,
+        model,
+        name=name,
+        preprocess=preprocess,
+        class_names=classes.names,
+        superclasses=classes.superclasses,
+        scores=scores,
+        training=told,
+    )
 
 
 def load(path: Path, **changes: Any) -> Loaded:

@@ -17,7 +17,7 @@ from model.checkpoint import default_checkpoint_path
 from model.config import Frozen
 from model.errors import ConfigError
 from model.preprocess import InputStage
-from training import dynamicvit_files
+from training import data, dynamicvit_files
 from training.config import TrainConfig
 from training.dynamicvit_loss import LossWeights, parts, taught
 from training.dynamicvit_model import DynamicConfig, DynamicViT, Masked
@@ -72,7 +72,7 @@ def task(config: TrainConfig, dynamic: DynamicConfig, weights: LossWeights, reci
     """DynamicViT as something that `training.train.run` trains.
 
     Raises `CheckpointError`, `BackboneError` and `ConfigError` for a start that is no plain ViT of this kind, and
-    `WeightsError` for one of other classes than CIFAR-100's.
+    `WeightsError` for one of other classes than the data's.
     """
     manifest, model = dynamicvit_files.start(recipe.start, dynamic, config.drop_path)
     if config.native_size != manifest.preprocess.native_size:
@@ -81,14 +81,16 @@ def task(config: TrainConfig, dynamic: DynamicConfig, weights: LossWeights, reci
             f"{config.native_size}"
         )
     model.vit.set_grad_checkpointing(config.grad_checkpoint)
-    teacher = judge(load_checkpoint(recipe.start, keep_rate=1.0), manifest.preprocess)
+    source = data.source(config.data_dir)
+    teacher = judge(load_checkpoint(recipe.start, keep_rate=1.0), manifest.preprocess, source)
     stage = InputStage(manifest.preprocess, model.config.image_size)
     own = {**dynamic.model_dump(mode="json"), **weights.model_dump(mode="json")}
     return Task(
         model=model,
         objective=Dynamic(model, stage, teacher.model.vit, weights, config.label_smoothing),
         preprocess=manifest.preprocess,
-        save=partial(dynamicvit_files.save, preprocess=manifest.preprocess),
+        classes=source.classes,
+        save=partial(dynamicvit_files.save, preprocess=manifest.preprocess, classes=source.classes),
         identity={
             **model.config.model_dump(mode="json"),
             **own,

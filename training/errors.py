@@ -7,6 +7,7 @@ FreqMergeError (model)
     ├── ResumeError     a run that cannot be continued, or would be overwritten
     ├── DivergedError   a loss or an answer that is no longer a number
     ├── SaveError       a file of a run that could not be written
+    ├── PeerError       another process of the run that failed, or does not answer
     └── BudgetError     a cost that no merging schedule reaches
 """
 
@@ -27,6 +28,10 @@ class ResumeError(TrainingError):
 
 class DivergedError(TrainingError):
     """A loss or an answer that is no longer a finite number."""
+
+
+class PeerError(TrainingError):
+    """Another process of the same run that failed, or does not answer."""
 
 
 class BudgetError(TrainingError):

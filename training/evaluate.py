@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveInt
 
 from model import ModelConfig
-from model.labels import CLASS_NAMES
-from training import cli, plots, records
+from model.errors import ConfigError
+from training import cli, data, plots, records
 from training.bench import ARCHITECTURE, Bench, BenchConfig
 from training.confusion import confusion, worst_pairs
 from training.scores import BINS, scores
+
+PICTURED = ("bicycle", "dolphin", "rocket", "fox", "sunflower", "castle", "tank", "cloud")
+"""Classes of CIFAR-100 that are drawn unless others are asked for."""
 
 
 class EvaluateConfig(BenchConfig):
@@ -28,18 +31,10 @@ class EvaluateConfig(BenchConfig):
     visualize: bool = Field(False, description="draw the frequency score of some test images")
     confusion: bool = Field(False, description="draw the confusion matrix")
     pictured: tuple[str, ...] = Field(
-        ("bicycle", "dolphin", "rocket", "fox", "sunflower", "castle", "tank", "cloud"),
-        min_length=1,
-        description="classes whose first test image is drawn by --visualize",
+        (),
+        description=f"classes whose first test image is drawn by --visualize; none takes {', '.join(PICTURED)} where "
+        f"those are classes, else the first {len(PICTURED)}",
     )
-
-    @field_validator("pictured")
-    @classmethod
-    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        unknown = [name for name in names if name not in CLASS_NAMES]
-        if unknown:
-            raise ValueError(f"expected classes of CIFAR-100, without {', '.join(unknown)}")
-        return names
 
     @property
     def heatmaps_path(self) -> Path:
@@ -60,9 +55,11 @@ def evaluate(config: EvaluateConfig, changes: dict[str, Any], command: str) -> d
     """
     bench = Bench(config, **({**changes} if config.freqmerge else {**changes, "keep_rate": 1.0}))
     model_config = bench.checkpoint.model.config
+    manifest = bench.checkpoint.manifest
+    pictured = _pictured(config, manifest.class_names)
     logits = bench.logits(model_config)
     found, cost = scores(logits, bench.images.labels), bench.cost(model_config)
-    counts = confusion(bench.images.labels, logits.argmax(dim=1))
+    counts = confusion(bench.images.labels, logits.argmax(dim=1), len(manifest.class_names))
     result = {
         **bench.origin(),
         "config": model_config.model_dump(mode="json"),
@@ -70,16 +67,16 @@ def evaluate(config: EvaluateConfig, changes: dict[str, Any], command: str) -> d
         **found._asdict(),
         "calibration_bins": BINS,
         **cost._asdict(),
-        "worst_pairs": [pair._asdict() for pair in worst_pairs(counts)],
+        "worst_pairs": [pair._asdict() for pair in worst_pairs(counts, manifest.class_names)],
         "throughput": _throughput(bench, model_config) if config.benchmark else [],
     }
     records.add(
-        "evaluate", command, result, bench.device, config.results, same=("digest", "config", "precision", "images")
+        "evaluate", command, result, bench.device, bench.results, same=("digest", "config", "precision", "images")
     )
     if config.visualize:
-        _draw_heatmaps(bench, model_config, config)
+        _draw_heatmaps(bench, model_config, pictured, config.heatmaps_path)
     if config.confusion:
-        plots.confusion_matrix(counts, config.confusion_path)
+        plots.confusion_matrix(counts, manifest.class_names, manifest.superclasses, config.confusion_path)
     return result
 
 
@@ -99,15 +96,25 @@ def _throughput(bench: Bench, model_config: ModelConfig) -> list[dict[str, Any]]
     return told
 
 
+def _pictured(config: EvaluateConfig, names: Sequence[str]) -> Sequence[str]:
+    """The classes to draw; raises `ConfigError` for one that is not among the names."""
+    if unknown := [name for name in config.pictured if name not in names]:
+        name = data.source(config.data_dir).name
+        raise ConfigError(f"pictured: expected classes of {name}, without {', '.join(unknown)}")
+    if config.pictured:
+        return config.pictured
+    return PICTURED if set(PICTURED) <= set(names) else names[: len(PICTURED)]
+
+
 @torch.inference_mode()
-def _draw_heatmaps(bench: Bench, model_config: ModelConfig, config: EvaluateConfig) -> None:
-    labels = bench.images.labels.tolist()
-    present = [name for name in config.pictured if CLASS_NAMES.index(name) in labels]
-    chosen = bench.images.take(torch.tensor([labels.index(CLASS_NAMES.index(name)) for name in present]))
+def _draw_heatmaps(bench: Bench, model_config: ModelConfig, pictured: Sequence[str], path: Path) -> None:
+    labels, names = bench.images.labels.tolist(), bench.checkpoint.manifest.class_names
+    present = [name for name in pictured if names.index(name) in labels]
+    chosen = bench.images.take(torch.tensor([labels.index(names.index(name)) for name in present]))
     model = bench.model(model_config)
     output = model(bench.stage(chosen.pixels.to(bench.device)))
     score = output.frequency_score.float().cpu().unflatten(1, model.grid)
-    plots.heatmaps(chosen.pixels.numpy(), score.numpy(), present, config.heatmaps_path)
+    plots.heatmaps(chosen.pixels.numpy(), score.numpy(), present, path)
 
 
 def report(result: dict[str, Any]) -> str:
@@ -134,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Command line of the evaluation."""
     parsed = cli.parser(
         "python -m training.evaluate",
-        "Score, time and picture a checkpoint on CIFAR-100's test images.",
+        "Score, time and picture a checkpoint on the test images.",
         EvaluateConfig,
         ModelConfig,
         without=ARCHITECTURE,
@@ -146,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     drawn = [(config.visualize, config.heatmaps_path), (config.confusion, config.confusion_path)]
     for path in (path for wanted, path in drawn if wanted):
         print(f"drawn: {path}")
-    print(f"recorded: {config.results / 'evaluate.jsonl'}")
+    print(f"recorded: {records.place(config.results, data.is_own(config.data_dir)) / 'evaluate.jsonl'}")
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ from model.preprocess import InputStage, Preprocess
 from training import cli, data, distributed, randaugment, records
 from training.augment import Augmentation, seed_everything
 from training.config import TrainConfig
-from training.data import Images
 from training.errors import DataError
+from training.images import Images
 
 WARM_UP = 10
 """Batches made before timing."""
@@ -83,7 +83,7 @@ class SpeedConfig(Frozen):
     """How long the loader is timed, and where the result goes."""
 
     seconds: float = Field(5.0, gt=0, description="seconds of each timing")
-    results: Path = Field(records.RESULTS, description="folder of the result files")
+    results: Path | None = Field(None, description=records.PLACE)
 
 
 def speed(config: TrainConfig, model_config: ModelConfig, seconds: float) -> dict[str, Any]:
@@ -92,8 +92,9 @@ def speed(config: TrainConfig, model_config: ModelConfig, seconds: float) -> dic
         torch.set_num_threads(config.threads)
     device = pick_device(config.device)
     preprocess = Preprocess(native_size=config.native_size, interpolation=config.interpolation)
-    loader = Loader(data.load(config.data_dir, "train", config.native_size), config, preprocess, device)
-    augmentation = Augmentation(config, preprocess, model_config.num_classes, device)
+    source = data.source(config.data_dir)
+    loader = Loader(source.load("train", config.native_size), config, preprocess, device)
+    augmentation = Augmentation(config, preprocess, len(source.classes), device)
     stage = InputStage(preprocess, model_config.image_size).to(device)
     return {
         "loader": _rate(loader, augmentation, None, seconds),
@@ -143,7 +144,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     own = SpeedConfig(**cli.given(SpeedConfig, parsed))
     found = speed(config, ModelConfig(**cli.given(ModelConfig, parsed)), own.seconds)
     command = cli.command("training.loader", arguments)
-    path = records.write("loader", command, [found], pick_device(config.device), own.results)
+    folder = records.place(own.results, data.is_own(config.data_dir))
+    path = records.write("loader", command, [found], pick_device(config.device), folder)
     print(f"{found['loader']:.0f} images/s; {found['loader_enlarged']:.0f} enlarged to {found['image_size']}")
     print(f"recorded: {path}")
 

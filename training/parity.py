@@ -17,6 +17,7 @@ from model.classifier import DTYPES
 from model.config import Frozen
 from model.engine import KINDS, create_engine, pick_device
 from training import cli, data, records
+from training.images import Images
 
 GOAL = 0.995
 """Least share of test images on which an engine should name the class that eager float32 names."""
@@ -26,7 +27,7 @@ class ParityConfig(Frozen):
     """Which checkpoint, which engines, and where the record goes."""
 
     ckpt: Path | None = Field(None, description="checkpoint to measure; none takes the one that ships")
-    data_dir: Path | None = Field(None, description="folder with CIFAR-100 as Parquet; none downloads it")
+    data_dir: Path | None = Field(None, description=f"{data.DESCRIPTION}; none downloads CIFAR-100")
     engines: tuple[str, ...] = Field(
         ("eager:bf16", "inductor:fp32", "inductor:bf16"), min_length=1, description="engines, each as kind:precision"
     )
@@ -38,12 +39,17 @@ class ParityConfig(Frozen):
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     threads: int = Field(0, ge=0, description="CPU threads of torch; 0 leaves torch's choice")
     engine_cache: Path | None = Field(None, description="folder of TensorRT engines; none keeps none")
-    results: Path = Field(records.RESULTS, description="folder of the result files")
+    results: Path | None = Field(None, description=records.PLACE)
 
     @property
     def changes(self) -> dict[str, float]:
         """Fields of the model config that are replaced."""
         return {} if self.keep_rate is None else {"keep_rate": self.keep_rate}
+
+    @property
+    def folder(self) -> Path:
+        """Where the record goes."""
+        return records.place(self.results, data.is_own(self.data_dir))
 
     @field_validator("engines")
     @classmethod
@@ -85,7 +91,7 @@ def compare(found: Answers, wanted: Answers) -> Parity:
     )
 
 
-def answers(config: ParityConfig, name: str, images: data.Images) -> tuple[Answers, str]:
+def answers(config: ParityConfig, name: str, images: Images) -> tuple[Answers, str]:
     """Answers of the engine `kind:precision`, and the kind that really ran; raises `EngineError`."""
     kind, _, precision = name.partition(":")
     checkpoint = load_checkpoint(config.ckpt or default_checkpoint_path(), **config.changes)
@@ -108,7 +114,7 @@ def parity(config: ParityConfig, command: str) -> list[dict[str, Any]]:
         torch.set_num_threads(config.threads)
     checkpoint = load_checkpoint(config.ckpt or default_checkpoint_path(), **config.changes)
     manifest = checkpoint.manifest
-    images = data.load(config.data_dir, "test", manifest.preprocess.native_size)
+    images = data.test_images(config.data_dir, manifest, config.ckpt)
     images = images.take(torch.arange(min(config.images, len(images)))) if config.images else images
     wanted, _ = answers(config, "eager:fp32", images)
     labels = images.labels.numpy()
@@ -130,7 +136,7 @@ def parity(config: ParityConfig, command: str) -> list[dict[str, Any]]:
         }
         device = pick_device(config.device)
         same = ("digest", "keep_rate", "engine", "images", "machine")
-        records.add("parity", command, result, device, config.results, same=same)
+        records.add("parity", command, result, device, config.folder, same=same)
         print(f"{report(result)}, {time.perf_counter() - start:.0f} s", flush=True)
         told.append(result)
     return told
@@ -153,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ).parse_args(arguments)
     config = ParityConfig(**cli.given(ParityConfig, parsed))
     parity(config, cli.command("training.parity", arguments))
-    print(f"recorded: {config.results / 'parity.jsonl'}")
+    print(f"recorded: {config.folder / 'parity.jsonl'}")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,13 @@ from model.checkpoint import versions
 from training.errors import TrainingError
 
 RESULTS = Path("docs/results")
+OWN = Path("results")
+PLACE = f"folder of the result files; none takes {RESULTS}, or {OWN} for pictures of one's own"
+
+
+def place(given: Path | None, own: bool) -> Path:
+    """The folder of the result files: figures of one's own pictures do not mix with those of CIFAR-100."""
+    return given or (OWN if own else RESULTS)
 
 
 def machine(device: torch.device) -> dict[str, Any]:

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from training.data import Images
 from training.errors import DivergedError
+from training.images import Images
 
 BINS = 15
 """Bins of the calibration error, as in Guo et al. (2017)."""

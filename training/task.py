@@ -19,10 +19,12 @@ from model import FreqMergeViT, ModelConfig, build, load_checkpoint, save_checkp
 from model.checkpoint import Checkpoint
 from model.engine import Classifier
 from model.errors import ConfigError
-from model.labels import CLASS_NAMES
 from model.preprocess import InputStage, Preprocess
+from training import data
 from training.config import TrainConfig
+from training.data import Source
 from training.errors import WeightsError
+from training.images import Classes
 from training.initialise import mimetic
 from training.objectives import Distilled, Objective, Plain
 from training.pretrained import start_from
@@ -45,6 +47,7 @@ class Task:
     objective: Objective
     """Holds the same `model`, and brings the input stage."""
     preprocess: Preprocess
+    classes: Classes
     save: Saver
     identity: dict[str, Any]
     """JSON facts (all of the model's config) that a resumed run must share with the one it continues."""
@@ -59,18 +62,17 @@ class Task:
 def freqmerge(config: TrainConfig, model_config: ModelConfig) -> Task:
     """FreqMerge, or the plain ViT where `config.freqmerge` is off, with a teacher if there is one.
 
-    Raises `ConfigError` for a head that CIFAR-100 does not fit, `WeightsError` for starting weights or a teacher that
-    do not fit, and `CheckpointError` for a teacher that is none.
+    The data decide the number of classes. Raises `ConfigError` where the config names another one, `DataError` for
+    data of no known layout, `WeightsError` for starting weights or a teacher that do not fit, and `CheckpointError`
+    for a teacher that is none.
     """
-    if model_config.num_classes != len(CLASS_NAMES):
-        raise ConfigError(
-            f"num_classes: expected the {len(CLASS_NAMES)} of CIFAR-100, found {model_config.num_classes}"
-        )
+    source = data.source(config.data_dir)
+    model_config = _fitted(model_config, source)
     if not config.freqmerge:
         model_config = model_config.replace(keep_rate=1.0)
-    preprocess = preprocessing(config)
-    stage = InputStage(preprocess, model_config.image_size)
     model = _model(config, model_config)
+    preprocess = preprocessing(config, model)
+    stage = InputStage(preprocess, model_config.image_size)
     model.set_grad_checkpointing(config.grad_checkpoint)
     facts: dict[str, Any] = {}
     if config.teacher is None:
@@ -81,7 +83,7 @@ def freqmerge(config: TrainConfig, model_config: ModelConfig) -> Task:
         objective = Distilled(
             model,
             stage,
-            judge(teacher, preprocess),
+            judge(teacher, preprocess, source),
             kind=config.distill,
             weight=config.distill_weight,
             temperature=config.temperature,
@@ -91,24 +93,37 @@ def freqmerge(config: TrainConfig, model_config: ModelConfig) -> Task:
         model=model,
         objective=objective,
         preprocess=preprocess,
-        save=partial(_save, preprocess=preprocess),
+        classes=source.classes,
+        save=partial(_save, preprocess=preprocess, classes=source.classes),
         identity={**model_config.model_dump(mode="json"), "teacher": facts["teacher"]["digest"] if facts else None},
         groups=partial(_layered, config=config) if config.layer_decay < 1 else None,
         facts=facts,
     )
 
 
-def preprocessing(config: TrainConfig) -> Preprocess:
-    """How the run's images become the model's."""
-    return Preprocess(native_size=config.native_size, interpolation=config.interpolation)
+def _fitted(config: ModelConfig, source: Source) -> ModelConfig:
+    """The config with the classes of the data."""
+    classes = len(source.classes)
+    if "num_classes" in config.model_fields_set and config.num_classes != classes:
+        raise ConfigError(f"num_classes: expected the {classes} of {source.name}, found {config.num_classes}")
+    return config if config.num_classes == classes else config.replace(num_classes=classes)
 
 
-def judge(teacher: Checkpoint, preprocess: Preprocess) -> Classifier:
+def preprocessing(config: TrainConfig, model: FreqMergeViT) -> Preprocess:
+    """How the run's images become the model's; one's own pictures are normalised as timm does it for the backbone."""
+    told: dict[str, Any] = {"native_size": config.native_size, "interpolation": config.interpolation}
+    if data.is_own(config.data_dir):
+        known: Any = model.vit.pretrained_cfg
+        told |= {key: known[key] for key in ("mean", "std")}
+    return Preprocess(**told)
+
+
+def judge(teacher: Checkpoint, preprocess: Preprocess, source: Source) -> Classifier:
     """The checkpoint as a teacher of images of this native size; raises `WeightsError` if it knows others."""
     known = teacher.manifest
-    if known.preprocess.native_size != preprocess.native_size or known.class_names != CLASS_NAMES:
+    if known.preprocess.native_size != preprocess.native_size or known.class_names != source.classes.names:
         raise WeightsError(
-            f"teacher: expected a model of CIFAR-100 at {preprocess.native_size} pixels, found "
+            f"teacher: expected a model of {source.name} at {preprocess.native_size} pixels, found "
             f"{len(known.class_names)} classes at {known.preprocess.native_size} pixels in {teacher.path}"
         )
     return Classifier(teacher.model, InputStage(known.preprocess, teacher.model.config.image_size))
@@ -132,6 +147,20 @@ def _layered(model: FreqMergeViT, config: TrainConfig) -> list[dict[str, Any]]:
 
 
 def _save(
-    path: Path, model: FreqMergeViT, scores: Mapping[str, float], training: Mapping[str, Any], preprocess: Preprocess
+    path: Path,
+    model: FreqMergeViT,
+    scores: Mapping[str, float],
+    training: Mapping[str, Any],
+    preprocess: Preprocess,
+    classes: Classes,
 ) -> None:
-    save_checkpoint(path, model, name=model.config.backbone, preprocess=preprocess, scores=scores, training=training)
+    save_checkpoint(
+        path,
+        model,
+        name=model.config.backbone,
+        preprocess=preprocess,
+        class_names=classes.names,
+        superclasses=classes.superclasses,
+        scores=scores,
+        training=training,
+    )

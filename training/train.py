@@ -1,4 +1,4 @@
-"""`python -m training.train`: train a model on CIFAR-100, resumably, on one device or many."""
+"""`python -m training.train`: train on CIFAR-100 or one's own pictures, resumably, on one device or many."""
 
 from __future__ import annotations
 
@@ -22,12 +22,11 @@ from tqdm import tqdm
 
 from model import ModelConfig, files
 from model.engine import pick_device
-from model.labels import CLASS_NAMES
-from training import cli, data, distributed, outputs, plots, progress, state, task
+from training import cli, data, distributed, identity, outputs, plots, progress, state, task
 from training.augment import Augmentation, seed_everything
 from training.config import FREE, TrainConfig
-from training.data import Images
-from training.errors import DivergedError, ResumeError
+from training.errors import DivergedError
+from training.images import Images, split_off
 from training.loader import Loader
 from training.scores import score
 from training.task import Task
@@ -58,9 +57,10 @@ class Run:
         self.objective = task.objective.to(self.device)
         self.ema = ModelEmaV3(self.model, config.ema_decay, use_warmup=True) if config.ema_decay else None
         whole = data.load(config.data_dir, "train", config.native_size)
-        train, self.held_out = data.split_off(whole, config.val_fraction, config.seed)
+        identity.refuse_other_images(whole, self.device)
+        train, self.held_out = split_off(whole, config.val_fraction, config.seed)
         self.loader = Loader(train, config, task.preprocess, self.device)
-        self.augmentation = Augmentation(config, task.preprocess, len(CLASS_NAMES), self.device)
+        self.augmentation = Augmentation(config, task.preprocess, len(task.classes), self.device)
         self.optimizer = create_optimizer_v2(
             self.model, opt=config.optimizer, lr=config.lr, weight_decay=config.weight_decay, param_group_fn=task.groups
         )
@@ -204,7 +204,7 @@ class Run:
             return
         training = {
             "command": cli.command(self.task.command),
-            "data": data.HUB_NAME,
+            "data": data.source(self.config.data_dir).origin,
             "images": len(self.loader),
             "epoch": entry["epoch"],
             "processes": distributed.size(),
@@ -237,9 +237,13 @@ class Run:
         self._remember()
 
     def load_state(self) -> None:
-        """Continues where `save_state` left off; raises `ResumeError` if that was another run."""
-        modules, optimizer, facts = state.load(self.config.state_path)
-        _refuse_other_run(facts["run"], self._identity())
+        """Continues where `save_state` left off, in every process from the first one's file.
+
+        Raises `ResumeError` if that was another run.
+        """
+        with distributed.copied(self.config.state_path, self.device) as path:
+            modules, optimizer, facts = state.load(path)
+        identity.refuse_other_run(facts["run"], self._identity())
         self.model.load_state_dict(modules["model"])
         if self.ema is not None:
             self.ema.module.load_state_dict(modules["ema"])
@@ -259,22 +263,20 @@ class Run:
         print(line, file=sys.stderr)
 
     def _identity(self) -> dict[str, Any]:
-        told = {**self.config.model_dump(mode="json", exclude=set(FREE)), **self.task.identity}
-        return {**told, "training_images": len(self.loader), "processes": distributed.size()}
+        told = {**self.config.model_dump(mode="json", exclude={*FREE, "batch_size"}), **self.task.identity}
+        names = list(self.task.classes.names)
+        return {**told, "class_names": names, "training_images": len(self.loader), identity.STEP: self.loader.batch}
 
 
 def run(config: TrainConfig, make_task: Callable[[], Task]) -> list[dict[str, Any]]:
     """Runs or resumes the training of what `make_task` builds, and returns its history, one entry per epoch.
 
     Sets this process's threads, seeds and kernels first, because they decide the initial weights. Raises `DataError`,
-    `ResumeError`, `SaveError` and `DivergedError`; an interruption says what of the run is kept.
+    `ResumeError`, `SaveError` and `DivergedError`, and `PeerError` where another process did; an interruption says what
+    of the run is kept.
     """
-    outputs.claim(config)
+    distributed.agree(partial(_claim, config), pick_device(config.device))
     prepare(config)
-    if distributed.rank() == 0:
-        outputs.probe(config)
-        for leftover in config.state_path.parent.glob(".*.safetensors.*.tmp"):  # of a run that was killed while saving
-            leftover.unlink(missing_ok=True)
     here = Run(config, make_task())
     if config.resume:
         here.load_state()
@@ -304,6 +306,14 @@ def prepare(config: TrainConfig) -> None:
         torch.use_deterministic_algorithms(True)
 
 
+def _claim(config: TrainConfig) -> None:
+    """Makes sure, before anything is read, that the run may begin and that its files can be written."""
+    outputs.claim(config)
+    outputs.probe(config)
+    for leftover in config.state_path.parent.glob(".*.safetensors.*.tmp"):  # of a run that was killed while saving
+        leftover.unlink(missing_ok=True)
+
+
 def _schedule(config: TrainConfig, optimizer: torch.optim.Optimizer, steps: int) -> Any:
     # timm's "epochs" are our steps, so that a warm-up of half an epoch is whole again
     schedule, _ = create_scheduler_v2(
@@ -327,19 +337,6 @@ def _kept(stopped: Run) -> str:
     return f"{stopped.config.state_path} holds {stopped.saved}; the same command with --resume goes on from there"
 
 
-def _refuse_other_run(saved: dict[str, Any], wanted: dict[str, Any]) -> None:
-    # a state that is older than a setting was trained with that setting's default
-    saved = {**_defaults(), **saved}
-    differing = [key for key in wanted if saved.get(key) != wanted[key]]
-    if differing:
-        told = "; ".join(f"{key}: saved {saved.get(key)!r}, given {wanted[key]!r}" for key in differing)
-        raise ResumeError(f"resume: expected the settings that the run started with, found others ({told})")
-
-
-def _defaults() -> dict[str, Any]:
-    return {**ModelConfig().model_dump(mode="json"), **TrainConfig().model_dump(mode="json"), "processes": 1}
-
-
 def _amp_type(config: TrainConfig, device: torch.device) -> torch.dtype | None:
     if not config.amp or device.type != "cuda":
         return None
@@ -357,11 +354,14 @@ def _work(config: TrainConfig, model_config: ModelConfig, device: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line of the training."""
     parsed = cli.parser(
-        "python -m training.train", "Train FreqMerge on CIFAR-100.", TrainConfig, ModelConfig
+        "python -m training.train",
+        "Train FreqMerge on CIFAR-100 or on pictures of one's own.",
+        TrainConfig,
+        ModelConfig,
     ).parse_args(arguments)
     config = TrainConfig(**cli.given(TrainConfig, parsed))
     model_config = ModelConfig(**cli.given(ModelConfig, parsed))
-    distributed.start(partial(_work, config, model_config), config.device, config.multi_gpu)
+    distributed.start(partial(_work, config, model_config), config.device, config.multi_gpu, config.patience_s)
 
 
 if __name__ == "__main__":

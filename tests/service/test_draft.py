@@ -14,17 +14,17 @@ from PIL import Image
 
 from model.checkpoint import default_checkpoint_path, load_checkpoint
 from model.engine import create_engine
+from model.pictures import network_side
 from model.preprocess import prepare_image
 from service import images
 from service.budget import ByteBudget
 from service.predictions import probabilities
-from service.work import NETWORK_SIDES
 from tests.service.conftest import DEADLINE_S
 
 SAMPLES = sorted((Path(images.__file__).parent / "samples").glob("*.jpg"))
 LIMITS = {"max_pixels": 25_000_000, "max_side": 16_384}
 NATIVE = 32
-KEEP_SIDE = max(2 * images.SHORT_SIDE_FLOOR, NETWORK_SIDES * NATIVE)
+KEEP_SIDE = network_side(NATIVE)
 
 
 def jpeg(image: Image.Image, **options: object) -> bytes:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile, PngImagePlugin
 
 import service
+from model import pictures
 from model.preprocess import prepare_image
 from service import images
 from service.errors import EmptyBody, TooLarge, Undecodable, UnsupportedFormat, UploadError
@@ -138,7 +139,7 @@ def test_a_multi_picture_jpeg_of_a_phone_gives_its_main_picture():
 def test_a_picture_turned_by_exif_equals_the_upright_one(orientation, format):
     upright = photo(48, 32)
     undo = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
-    turn = undo.get(orientation, images._UPRIGHT.get(orientation))  # all others are their own inverse
+    turn = undo.get(orientation, pictures.UPRIGHT.get(orientation))  # all others are their own inverse
     exif = Image.Exif()
     exif[0x0112] = orientation
     stored = upright if turn is None else upright.transpose(turn)
@@ -326,9 +327,9 @@ def test_many_threads_decode_the_same_bytes_to_the_same_picture():
 @settings(deadline=None)
 @given(st.integers(1, 16_384), st.integers(1, 16_384), st.integers(1, 4096))
 def test_the_reduction_leaves_enough_and_not_much_more(width, height, keep_side):
-    factor = images.reduction(width, height, keep_side)
+    factor = pictures.reduction(width, height, keep_side)
     shorter, longer = sorted((width, height))
-    floor = min(images.SHORT_SIDE_FLOOR, keep_side)
+    floor = min(pictures.SHORT_SIDE_FLOOR, keep_side)
     assert factor == 1 or (longer / factor >= keep_side and shorter / factor >= floor)
     assert longer / factor < 2 * keep_side or shorter / factor < 2 * floor
 

@@ -1,17 +1,22 @@
 import json
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 import warnings
+from contextlib import contextmanager
 from functools import partial
 
 import pytest
 import torch
 
-from model import load_checkpoint
-from training import distributed, train
-from training.errors import DataError
+from model import ModelConfig, load_checkpoint
+from training import cli, distributed, identity, task, train
+from training.config import TrainConfig
+from training.errors import DataError, PeerError, ResumeError
+from training.images import Images
 
 TORCHRUN = [sys.executable, *"-m torch.distributed.run --standalone --nproc_per_node=2 -m training.train".split()]
 MODEL = (
@@ -38,19 +43,123 @@ def weights(output_dir):
     return load_checkpoint(output_dir / "checkpoints" / "best_model.safetensors").model.state_dict()
 
 
-RECIPE = "--epochs 2 --lr 3e-3 --warmup_epochs 0.5 --mixup 0.4 --cutmix 1 --random_erasing 0.3"
+RECIPE = "--epochs 3 --lr 3e-3 --warmup_epochs 0.5 --mixup 0.4 --cutmix 1 --random_erasing 0.3 --ema_decay 0.9"
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as opened:
+        return opened.getsockname()[1]
+
+
+@contextmanager
+def two_nodes(tmp_path, data_dir, further):
+    """Two torchruns that share nothing but an address: each has its own copy of the data and its own outputs."""
+    port, nodes = free_port(), []
+    for rank in (0, 1):
+        own = tmp_path / f"node{rank}"
+        if not (own / "data").exists():
+            shutil.copytree(data_dir, own / "data")
+        program = [*TORCHRUN[:3], "--nnodes=2", f"--node_rank={rank}", "--nproc_per_node=1"]
+        program += ["--master_addr=127.0.0.1", f"--master_port={port}", "-m", "training.train"]
+        words = [*program, *flags(own / "data", own / "run", f"{further} --batch_size 20")]
+        nodes.append(subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    try:
+        yield nodes
+    finally:
+        for node in nodes:
+            node.terminate()
+            node.communicate(timeout=60)
+
+
+def ended(nodes):
+    """What both nodes said, and their exit codes."""
+    said = [node.communicate(timeout=120) for node in nodes]
+    return [err for _, err in said], [node.returncode for node in nodes]
+
+
+def files(folder):
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def stopped(output_dir, data_dir, steps):
+    """The state of a single process that was killed after so many steps."""
+    config, model_config = configs(flags(data_dir, output_dir, f"{RECIPE} --batch_size 40"))
+    train.prepare(config)
+    run = train.Run(config, task.freqmerge(config, model_config))
+    for number, batch in enumerate(run.loader.epoch(0)):
+        if number == steps:
+            break
+        run._step(batch)
+        run.progress.step += 1
+    run.save_state()
+    return config.state_path
+
+
+def configs(words):
+    parsed = cli.parser("", "", TrainConfig, ModelConfig).parse_args(words)
+    return TrainConfig(**cli.given(TrainConfig, parsed)), ModelConfig(**cli.given(ModelConfig, parsed))
+
+
+@pytest.fixture(scope="session")
+def alone(data_dir, tmp_path_factory):
+    """Outputs of one process that was never stopped."""
+    output_dir = tmp_path_factory.mktemp("alone")
+    train.main(flags(data_dir, output_dir, f"{RECIPE} --batch_size 40"))
+    return output_dir
+
+
+def assert_alike(found, wanted):
+    for together, by_one in zip(history(found), history(wanted), strict=True):
+        assert together == pytest.approx(by_one, rel=1e-4)
+    expected, weighed = weights(wanted), weights(found)
+    assert all(torch.allclose(weighed[key], value, atol=1e-4) for key, value in expected.items())
 
 
 @pytest.mark.slow
-def test_two_processes_follow_the_loss_curve_of_one_with_the_doubled_batch(data_dir, tmp_path):
-    train.main(flags(data_dir, tmp_path / "one", f"{RECIPE} --batch_size 40"))
-    by_two(flags(data_dir, tmp_path / "two", f"{RECIPE} --batch_size 20"))
-    one, two = history(tmp_path / "one"), history(tmp_path / "two")
-    assert len(one) == len(two) == 2
-    for alone, together in zip(one, two, strict=True):
-        assert together == pytest.approx(alone, rel=1e-4)
-    expected, found = weights(tmp_path / "one"), weights(tmp_path / "two")
-    assert all(torch.allclose(found[key], value, atol=1e-4) for key, value in expected.items())
+def test_two_nodes_go_on_with_what_one_process_began_and_only_the_first_has_and_writes_files(alone, data_dir, tmp_path):
+    state = stopped(tmp_path / "node0" / "run", data_dir, steps=4)
+    assert state.is_file()
+    with two_nodes(tmp_path, data_dir, f"{RECIPE} --resume") as nodes:
+        said, codes = ended(nodes)
+    assert codes == [0, 0], said
+    assert "resumes after 0 epochs and 4 steps" in said[0]
+    assert files(tmp_path / "node1") == files(tmp_path / "node1" / "data"), "the second node has written nothing"
+    assert_alike(tmp_path / "node0" / "run", alone)
+
+
+@pytest.mark.slow
+def test_one_process_goes_on_with_what_two_nodes_began_to_the_numbers_of_a_run_never_stopped(alone, data_dir, tmp_path):
+    with two_nodes(tmp_path, data_dir, f"{RECIPE} --save_every_s 1e-9") as nodes:
+        until(lambda: files(tmp_path / "node0" / "run" / "logs") or nodes[0].poll() is not None)
+    killed = tmp_path / "node0" / "run"
+    assert 0 < len(history(killed)) < 3, "killed too late to show anything"
+    with pytest.raises(
+        ResumeError, match="expected steps of 40 images, .* found 20; in 1 process that is --batch_size 40"
+    ):
+        train.main(flags(data_dir, killed, f"{RECIPE} --batch_size 20 --resume"))
+    train.main(flags(data_dir, killed, f"{RECIPE} --batch_size 40 --resume"))
+    assert_alike(killed, alone)
+
+
+@pytest.mark.slow
+def test_without_a_state_on_the_first_node_all_say_so_and_end(data_dir, tmp_path):
+    stopped(tmp_path / "node1" / "run", data_dir, steps=1)  # where nobody looks
+    with two_nodes(tmp_path, data_dir, f"{RECIPE} --resume") as nodes:
+        said, codes = ended(nodes)
+    assert codes == [1, 1], "torchrun's code for a process that failed"
+    for one in said:
+        assert "error: resume: expected the state of a run at" in one
+        assert "node0" in one
+
+
+@pytest.mark.slow
+def test_a_node_without_its_data_ends_the_other_one_too(data_dir, tmp_path):
+    (tmp_path / "node1" / "data").mkdir(parents=True)
+    with two_nodes(tmp_path, data_dir, RECIPE) as nodes:
+        said, codes = ended(nodes)
+    assert codes == [1, 1]
+    assert "error: data_dir: expected train-*.parquet" in said[1]
+    assert "error: expected every process of the run to answer within 1800 s, found one that has ended" in said[0]
 
 
 @pytest.mark.slow
@@ -69,16 +178,6 @@ def test_two_processes_that_were_killed_resume_to_the_same_numbers(data_dir, tmp
     assert history(killed) == history(whole)
     expected, found = weights(whole), weights(killed)
     assert all(torch.equal(found[key], value) for key, value in expected.items())
-
-
-@pytest.mark.slow
-def test_resuming_with_another_number_of_processes_is_refused(data_dir, tmp_path):
-    recipe = "--epochs 1 --batch_size 40"
-    train.main(flags(data_dir, tmp_path, recipe))
-    words = flags(data_dir, tmp_path, f"{recipe} --resume")
-    done = subprocess.run([*TORCHRUN, *words], capture_output=True, text=True, check=False)
-    assert done.returncode != 0
-    assert "processes: saved 1, given 2" in done.stderr
 
 
 def until(happened):
@@ -100,7 +199,17 @@ def summed(folder, device):
         warnings.simplefilter("error")  # users would see a warning of torch's once per process
         shared = distributed.share(model, torch.device(device))
     shared(torch.tensor([[1.0 + 2 * rank]])).sum().backward()
+    own = folder / f"own{rank}"
+    own.write_bytes(bytes([rank]) * 3)
+    with distributed.copied(own, torch.device(device)) as copy:
+        copied = list(copy.read_bytes())
     found = {
+        "copied": copied,
+        "alike": [distributed.alike([7, number], torch.device(device)) for number in (3, rank)],
+        "agreed": said(lambda: distributed.agree(partial(refusing, rank), torch.device(device))),
+        "images": said(
+            lambda: identity.refuse_other_images(Images(pixels, torch.tensor([1, 2])), torch.device(device))
+        ),
         "total": distributed.total([1.0, rank], torch.device(device)),
         "together": distributed.together(pixels).tolist(),
         "rows": list(range(8))[distributed.own_rows(8)],
@@ -108,6 +217,19 @@ def summed(folder, device):
         "gradient": model.weight.grad.item(),
     }
     (folder / f"{rank}.json").write_text(json.dumps(found))
+
+
+def refusing(rank):
+    raise ResumeError(f"process {rank} refuses")
+
+
+def said(act):
+    """The error's type and words."""
+    try:
+        act()
+    except (DataError, PeerError, ResumeError) as error:
+        return [type(error).__name__, str(error)]
+    return None
 
 
 def failing(device):
@@ -118,10 +240,15 @@ def failing(device):
 
 
 @pytest.mark.slow
-def test_spawned_processes_sum_gather_and_average_gradients(tmp_path):
+def test_spawned_processes_sum_gather_agree_and_average_gradients(tmp_path):
     distributed.spawn(partial(summed, tmp_path), ["cpu", "cpu"])
     for rank in (0, 1):
         found = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert found["copied"] == [0, 0, 0]
+        assert found["alike"] == [True, False]
+        assert found["agreed"][0] == ("ResumeError" if rank == 0 else "PeerError")
+        assert found["agreed"][1].startswith("process 0 refuses")
+        assert found["images"][0] == "DataError"
         assert found["total"] == [2.0, 1.0]
         assert found["together"] == [[0, 0, 0], [0, 0, 0], [1, 1, 1], [1, 1, 1]]
         assert found["rows"] == [4 * rank, 4 * rank + 1, 4 * rank + 2, 4 * rank + 3]
@@ -145,6 +272,22 @@ def test_a_single_process_is_its_own_group():
     assert distributed.share(module, device) is module
     assert distributed.total([0.1, 3.0], device) == [0.1, 3.0]
     assert tensor[distributed.own_rows(4)].tolist() == [0, 1, 2, 3]
+    assert distributed.alike([1], device)
+    with pytest.raises(DataError, match="as it was"):
+        distributed.agree(refuse_as_it_was, device)
+
+
+def refuse_as_it_was():
+    raise DataError("as it was")
+
+
+@pytest.mark.parametrize(("processes", "advice"), [(2, "in 2 processes that is --batch_size 20"), (3, "as divide 40")])
+def test_a_run_may_change_its_processes_but_not_the_images_of_a_step(monkeypatch, processes, advice):
+    monkeypatch.setattr(distributed, "size", lambda: processes)
+    before = {"batch_size": 20, "processes": 2}  # as states told it first
+    identity.refuse_other_run(before, {identity.STEP: 40})
+    with pytest.raises(ResumeError, match=advice):
+        identity.refuse_other_run(before, {identity.STEP: 20 * processes + 1})
 
 
 def test_without_torchrun_a_named_device_is_the_only_one_used():

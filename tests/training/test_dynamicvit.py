@@ -7,6 +7,7 @@ from model.errors import BackboneError, CheckpointError, ConfigError
 from model.preprocess import InputStage, Preprocess
 from tests.model.tiny import images, tiny
 from training import data, dynamicvit, dynamicvit_files, dynamicvit_task, macs, records, train
+from training.cifar import Cifar
 from training.config import TrainConfig
 from training.dynamicvit_loss import Answer, LossWeights, kl_loss, parts, ratio_loss, taught, token_loss
 from training.dynamicvit_model import (
@@ -402,7 +403,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(start, recipe):
 def test_a_checkpoint_keeps_answers_and_may_be_read_with_another_rho(tmp_path):
     model = dynamic(rho=0.5, layers=(2,))
     path = tmp_path / "dynamic.safetensors"
-    dynamicvit_files.save(path, model, {"val_top1": 0.5}, {"epoch": 3}, Preprocess())
+    dynamicvit_files.save(path, model, {"val_top1": 0.5}, {"epoch": 3}, Preprocess(), Cifar.classes)
     loaded = dynamicvit_files.load(path)
     assert loaded.manifest.training["epoch"] == 3
     assert torch.equal(loaded.model(images(2)).logits, model(images(2)).logits)
@@ -415,7 +416,7 @@ def test_a_checkpoint_without_predictors_and_an_altered_one_are_refused(tmp_path
     with pytest.raises(CheckpointError, match=r"expected a DynamicViT, found 'plain' without predictors; train them"):
         dynamicvit_files.load(plain)
     path = tmp_path / "dynamic.safetensors"
-    dynamicvit_files.save(path, dynamic(), {}, {}, Preprocess())
+    dynamicvit_files.save(path, dynamic(), {}, {}, Preprocess(), Cifar.classes)
     with pytest.raises(CheckpointError, match="tensors differ, first predictors"):
         load_checkpoint(path)
     content = bytearray(path.read_bytes())

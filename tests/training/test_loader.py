@@ -5,8 +5,8 @@ from model import ModelConfig
 from model.preprocess import Preprocess
 from training import data, loader, train
 from training.config import TrainConfig
-from training.data import Images
 from training.errors import DataError
+from training.images import Images
 from training.loader import Loader
 
 CPU = torch.device("cpu")

@@ -2,6 +2,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from model.labels import CLASS_NAMES, SUPERCLASSES
 from training import plots
 from training.confusion import confusion
 from training.plots.heatmaps import coloured, enlarged, overlaid
@@ -43,8 +44,10 @@ def test_the_heatmap_holds_images_scores_and_overlays_in_three_rows(tmp_path):
 
 def test_a_perfect_confusion_matrix_is_a_dark_diagonal_on_white(tmp_path):
     labels = torch.arange(100)
-    plots.confusion_matrix(confusion(labels, labels), tmp_path / "perfect.png")
-    plots.confusion_matrix(confusion(labels, (labels + 1) % 100), tmp_path / "wrong.png")
+    plots.confusion_matrix(confusion(labels, labels, 100), CLASS_NAMES, SUPERCLASSES, tmp_path / "perfect.png")
+    plots.confusion_matrix(
+        confusion(labels, (labels + 1) % 100, 100), CLASS_NAMES, SUPERCLASSES, tmp_path / "wrong.png"
+    )
     perfect, wrong = opened(tmp_path / "perfect.png"), opened(tmp_path / "wrong.png")
     assert min(perfect.shape[:2]) >= 1500
     assert (perfect > 250).all(axis=2).mean() > 0.85

@@ -12,6 +12,7 @@ from model import load_checkpoint
 from training import data, progress, task, train
 from training.config import TrainConfig
 from training.errors import DivergedError, ResumeError
+from training.images import split_off
 
 
 def weights(config):
@@ -203,8 +204,8 @@ def test_a_wrong_flag_value_ends_with_one_clear_line_and_code_two(tmp_path):
 
 def test_training_and_validation_images_are_disjoint_and_drawn_by_the_seed(data_dir):
     whole = data.load(data_dir, "train", 32)
-    train_part, held_out = data.split_off(whole, 0.25, seed=3)
+    train_part, held_out = split_off(whole, 0.25, seed=3)
     assert (len(train_part), len(held_out)) == (300, 100)
     both = torch.cat([train_part.pixels, held_out.pixels]).flatten(1)
     assert len(both.unique(dim=0)) == len(whole.pixels.flatten(1).unique(dim=0)) == 400
-    assert torch.equal(held_out.labels, data.split_off(whole, 0.25, seed=3)[1].labels)
+    assert torch.equal(held_out.labels, split_off(whole, 0.25, seed=3)[1].labels)
