@@ -10,7 +10,7 @@ from torch import nn
 
 from model.errors import BackboneError
 
-PATTERNS = ("*vit*", "*deit*", "*eva*")
+PATTERNS = ("vit_*", "deit*", "eva*", "beit3*")
 
 
 def create(name: str, pretrained: bool = False, **arguments: Any) -> nn.Module:

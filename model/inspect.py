@@ -79,20 +79,20 @@ def report(model: MergedViT, name: str, arguments: argparse.Namespace) -> str:
         (
             "GMACs per image",
             *(f"{count / 1e9:.3f}" for count in macs.values()),
-            f"{macs[PLAIN] / macs[MERGED]:.2f}x less",
+            f"{macs[PLAIN] / macs[MERGED]:.2f}x fewer",
         ),
         ("parameters", *[f"{count_parameters(vit) / 1e6:.2f} M"] * 2, "shared"),
         (
             f"images/s, batch {arguments.batch_size}",
             *(f"{rate.images_per_s:.1f}" for rate in found.values()),
-            f"{found[MERGED].speed_up:.2f}x faster",
+            f"{found[MERGED].speed_up:.2f}x speed-up",
         ),
     ]
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else provenance.cpu_name()
     return "\n".join(
         [
             f"{name}: {type(vit).__name__}, {len(vit.blocks)} blocks, {model.grid[0]}x{model.grid[1]} patches of "
-            f"{side // model.grid[0]}x{side // model.grid[1]} pixels, {vit.num_prefix_tokens} prefix tokens",
+            f"{side // model.grid[0]}x{side // model.grid[1]} pixels, prefix tokens: {vit.num_prefix_tokens}",
             f"merging: {_merging(model.config)}",
             f"patch tokens after each block: {' '.join(map(str, model.schedule))}",
             "",

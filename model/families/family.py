@@ -6,7 +6,7 @@ submodules. Blocks that do not merge run timm's `forward` untouched.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ Rotary = Float[Tensor, "layers #batch heads tokens angles"] | None
 without a rotary position embedding."""
 
 
+@runtime_checkable
 class Family(Protocol):
     """Adapter of one family. Without state: the timm model stays the only owner of everything."""
 
