@@ -225,15 +225,13 @@ class Merging(nn.Module):
             return stream.tokens
         return torch.cat([prefix, unmerge(tokens, stream.source_map)], dim=1)
 
-    def _head(self, stream: Stream) -> Tensor:
-        """timm's classifier head, its average pooling weighted by token size."""
+    def _head(self, stream: Stream) -> Any:
+        """timm's classifier head, its average pooling weighted by token size: a tensor, or two in distillation."""
         vit, x, size = self.vit, stream.tokens, stream.size
         if vit.global_pool == "":
-            every: Tensor = vit.forward_head(self._on_grid(stream))
-            return every
+            return vit.forward_head(self._on_grid(stream))
         if not (self.config.merges and self.strategy.weighs_size) or vit.global_pool in ("token", "max"):
-            logits: Tensor = vit.forward_head(x)
-            return logits
+            return vit.forward_head(x)
         included = 0 if self.family.pools_prefix(vit) else vit.num_prefix_tokens
         x = x[:, included:]
         weight = torch.cat([size.new_ones(size.shape[0], vit.num_prefix_tokens), size], dim=1)[:, included:]
@@ -245,8 +243,7 @@ class Merging(nn.Module):
             pooled = (share[:, None, :] @ x)[:, 0]
             if vit.global_pool == "avgmax":
                 pooled = 0.5 * (x.amax(dim=1) + pooled)
-        logits = vit.head(vit.head_drop(vit.fc_norm(pooled)))
-        return logits
+        return vit.head(vit.head_drop(vit.fc_norm(pooled)))
 
 
 class FreqMergeViT(Merging):
