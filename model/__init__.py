@@ -2,6 +2,16 @@
 
 from model.checkpoint import load_checkpoint, save_checkpoint
 from model.config import ModelConfig
+from model.merged import MergedViT, merge_tokens
 from model.vit import FreqMergeOutput, FreqMergeViT, build
 
-__all__ = ["FreqMergeOutput", "FreqMergeViT", "ModelConfig", "build", "load_checkpoint", "save_checkpoint"]
+__all__ = [
+    "FreqMergeOutput",
+    "FreqMergeViT",
+    "MergedViT",
+    "ModelConfig",
+    "build",
+    "load_checkpoint",
+    "merge_tokens",
+    "save_checkpoint",
+]

@@ -53,14 +53,8 @@ class Frozen(BaseModel):
         return type(self)(**{**self.model_dump(), **changes})
 
 
-class ModelConfig(Frozen):
-    """Backbone, merging schedule and score of one FreqMerge Vision Transformer.
-
-    The names are the seed's (`MERGE_LAYERS`, `KEEP_RATE`, `ALPHA`, `HPF_RADIUS`) in lower case, its
-    defaults likewise. `keep_rate=1` is the unmodified backbone, whatever `merge_counts` says; `alpha=0` is
-    ToMe (Bolya et al., "Token Merging: Your ViT But Faster", ICLR 2023) on the same blocks, and with the same
-    `merge_counts` in every block ToMe as its paper runs it.
-    """
+class BackboneConfig(Frozen):
+    """The timm model that merges."""
 
     backbone: str = Field("vit_small_patch16_224", min_length=1, description="timm model name")
     backbone_args: dict[str, BackboneArg] = Field(
@@ -68,6 +62,17 @@ class ModelConfig(Frozen):
     )
     num_classes: int = Field(100, ge=1, description="classes of the head")
     image_size: int = Field(224, ge=8, description="side of the square image that the backbone sees, in pixels")
+
+
+class MergeConfig(Frozen):
+    """Merging schedule and score, whatever model merges.
+
+    The names are the seed's (`MERGE_LAYERS`, `KEEP_RATE`, `ALPHA`, `HPF_RADIUS`) in lower case, its
+    defaults likewise. `keep_rate=1` is the unmodified backbone, whatever `merge_counts` says; `alpha=0` is
+    ToMe (Bolya et al., "Token Merging: Your ViT But Faster", ICLR 2023) on the same blocks, and with the same
+    `merge_counts` in every block ToMe as its paper runs it.
+    """
+
     merge_layers: tuple[int, ...] = Field((4, 6, 8, 10), min_length=1, description="0-based blocks that merge")
     keep_rate: float = Field(
         0.7, ge=0.5, le=1.0, description="share of patch tokens kept by each merging block; 1 merges nothing"
@@ -129,6 +134,10 @@ class ModelConfig(Frozen):
     def merges(self) -> bool:
         """Whether any token is merged at all."""
         return self.keep_rate < 1.0 and (not self.merge_counts or any(self.merge_counts))
+
+
+class ModelConfig(MergeConfig, BackboneConfig):
+    """Backbone, merging schedule and score of one FreqMerge Vision Transformer."""
 
 
 def describe(error: ValidationError, record: type[BaseModel]) -> str:

@@ -88,6 +88,21 @@ def weighted_merge(
     return (weight / total[:, :, None]).to(tokens.dtype) @ tokens, total
 
 
+def merge_rotary(
+    rotary: Float[Tensor, "layers #batch heads tokens angles"],
+    size: Float[Tensor, "batch tokens"],
+    assignment: Float[Tensor, "batch kept tokens"],
+) -> Float[Tensor, "layers batch heads kept angles"]:
+    """Size-weighted mean of the rotary embeddings of the tokens that join, float32.
+
+    Attention logits are linear in the sines and cosines of query and key. So the logit of two merged tokens is the
+    mean of their logits over all pairs of the patches that they hold, where one position would have to be invented.
+    """
+    weight = assignment * size[:, None, :]
+    share = weight / weight.sum(dim=2, keepdim=True)
+    return share[None, :, None] @ rotary.float()
+
+
 def ownership(source_map: Int[Tensor, "batch patches"], tokens: int) -> Float[Tensor, "batch tokens patches"]:
     """One-hot columns: entry (t, p) is 1 where token t owns patch p."""
     return assignment_matrix(source_map, tokens)

@@ -4,8 +4,43 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from model.errors import ConfigError
+
+
+def default_layers(depth: int) -> tuple[int, ...]:
+    """Where a model of that depth merges unless told: blocks 4, 6, 8 and 10 of 12, and in proportion of others.
+
+    Rounded down, so 8, 12, 16 and 20 of 24; below six blocks some fall together and there are fewer than four.
+    """
+    return tuple(sorted({depth * layer // 12 for layer in (4, 6, 8, 10)}))
+
+
+def merged_per_block(r: Any, depth: int) -> tuple[int, ...]:
+    """Tokens merged away by each of `depth` blocks, for `r` as ToMe takes it.
+
+    An int merges as many in every block. A tuple (r, inflect) merges r on average, more in later blocks where
+    inflect is above 0 (from none up to 2r at 1), fewer where it is below: the first block merges r · (1 - inflect)
+    rounded down, the last one 2r less that, those between on the line, rounded down. A list holds one count per
+    block; blocks that it does not reach merge none. Raises `ConfigError` for anything else.
+    """
+    if isinstance(r, tuple) and len(r) == 2 and _whole(r[0]) and isinstance(r[1], int | float) and -1 <= r[1] <= 1:
+        first = math.floor(r[0] * (1 - r[1]))
+        step = (2 * r[0] - 2 * first) / max(1, depth - 1)
+        return tuple(math.floor(first + step * layer) for layer in range(depth))
+    if isinstance(r, list) and len(r) <= depth and all(map(_whole, r)):
+        return (*r, *[0] * (depth - len(r)))
+    if _whole(r):
+        return (r,) * depth
+    raise ConfigError(
+        f"r: expected a count of at least 0, a tuple (count, inflect) with inflect -1 to 1, or a list of at most "
+        f"{depth} counts, found {r!r}"
+    )
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def tokens_kept(tokens: int, keep_rate: float) -> int:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
-import timm
 import torch
 from jaxtyping import Float, Int
-from timm.layers.attention_pool import AttentionPoolLatent
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from model.attention import attention_half, check_block, mlp_half
-from model.config import ModelConfig
-from model.errors import BackboneError, ConfigError
+from model import backbone
+from model.attention import Reading
+from model.config import MergeConfig, ModelConfig
+from model.errors import ConfigError
+from model.families import Rotary, check_block, family_of
 from model.frequency import low_pass_basis, rank, score_values
-from model.merge import assignment_matrix, follow
+from model.merge import assignment_matrix, follow, merge_rotary, unmerge
 from model.schedule import token_schedule
 from model.strategies import STRATEGIES, First, Strategy, View
 
@@ -59,39 +57,68 @@ class Stream(NamedTuple):
     size: Float[Tensor, "batch tokens"]
     """Patches inside each patch token."""
     source_map: Int[Tensor, "batch patches"]
+    rotary: Rotary
+    """Of each patch token; a merged one has the mean of its patches."""
+
+    def turn(self, layer: int) -> Float[Tensor, "#batch heads tokens angles"] | None:
+        """The rotary embedding in one block."""
+        return None if self.rotary is None else self.rotary[layer if len(self.rotary) > 1 else 0]
 
 
-class FreqMergeViT(nn.Module):
-    """A timm `VisionTransformer` that merges patch tokens between attention and MLP of some blocks.
+class Passed(NamedTuple):
+    """What came out of the blocks."""
 
-    Parameters stay timm's own under the prefix `vit.`. Raises `ConfigError` for merge layers outside the
-    depth and `BackboneError` for a model whose tokens cannot be merged.
+    stream: Stream
+    """Its tokens after the final norm."""
+    first: First
+    source_maps: list[Tensor]
+    steps: list[Trace]
+
+
+class Merging(nn.Module):
+    """A timm model that merges patch tokens between attention and MLP of some blocks; its subclasses say what a call
+    returns.
+
+    Parameters stay timm's own under the prefix `vit.`, the very objects of the model that was given, which itself
+    stays as it is. Raises `ConfigError` for merge layers outside the depth and `BackboneError` for a model whose
+    tokens cannot be merged.
     """
 
     basis: Tensor
 
-    def __init__(self, vit: nn.Module, config: ModelConfig) -> None:
+    def __init__(self, vit: Any, config: MergeConfig) -> None:
         super().__init__()
-        self.vit = vit = _checked(vit, config)
+        self.family = family_of(vit, config.merges)
+        self.vit = vit
         self.config = config
-        self.grid: tuple[int, int] = tuple(vit.patch_embed.grid_size)
+        self.grid: tuple[int, int] = tuple(self.vit.patch_embed.grid_size)
         """Rows and columns of patches."""
         self.schedule = token_schedule(
-            self.grid[0] * self.grid[1], len(vit.blocks), config.merge_layers, config.keep_rate, config.merge_counts
+            self.grid[0] * self.grid[1],
+            len(self.vit.blocks),
+            config.merge_layers,
+            config.keep_rate,
+            config.merge_counts,
         )
         """Patch tokens left after each block."""
         for layer in config.merge_layers:
-            check_block(vit.blocks[layer], layer)
+            check_block(self.family, self.vit.blocks[layer], layer)
         self.register_buffer("basis", low_pass_basis(self.grid, config.hpf_radius).float(), persistent=False)
 
-    def forward(self, images: Float[Tensor, "batch 3 height width"], trace: bool = False) -> FreqMergeOutput:
-        """Logits, frequency score and source map of normalised images; with `trace`, of every merging block."""
+    def explain(self, images: Float[Tensor, "batch channels height width"], trace: bool = False) -> FreqMergeOutput:
+        """Logits, frequency score and source maps of normalised images; with `trace`, of every merging block."""
+        passed = self._pass(images, trace)
+        logits = self._head(passed.stream)
+        return FreqMergeOutput(logits, passed.first.score, torch.stack(passed.source_maps, dim=1), tuple(passed.steps))
+
+    def _pass(self, images: Tensor, trace: bool = False) -> Passed:
         vit, patches = self.vit, self.grid[0] * self.grid[1]
-        x = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(images))))
+        x, rotary = self.family.embed(vit, images)
         stream = Stream(
             x,
             size=torch.ones(x.shape[0], patches, device=x.device),
             source_map=torch.arange(patches, device=x.device).expand(x.shape[0], -1),
+            rotary=rotary,
         )
         first: First | None = None
         steps: list[Trace] = []
@@ -99,8 +126,7 @@ class FreqMergeViT(nn.Module):
         for layer, block in enumerate(vit.blocks):
             bias = self._size_bias(stream) if self.strategy.weighs_size and self._merged_before(layer) else None
             if layer not in self.config.merge_layers:
-                masked = {} if bias is None else {"attn_mask": bias}
-                x = self._run(block, stream.tokens, **masked)
+                x = self._run(self.family.whole, block, stream.tokens, stream.turn(layer), bias)
                 stream = stream._replace(tokens=x)
                 continue
             view, stream = self._attend(layer, images, stream, bias, first)
@@ -109,11 +135,10 @@ class FreqMergeViT(nn.Module):
             if trace:
                 score = first.score if self.config.rescore == "pool" else view.patch_score()
                 steps.append(Trace(layer, score, stream.source_map))
-            stream = stream._replace(tokens=self._run(mlp_half, block, stream.tokens))
+            stream = stream._replace(tokens=self._run(self.family.mlp_half, block, stream.tokens))
             owners.append(stream.source_map)
         assert first is not None  # merge_layers is never empty
-        logits = self._head(vit.norm(stream.tokens), stream.size)
-        return FreqMergeOutput(logits, first.score, torch.stack(owners, dim=1), tuple(steps))
+        return Passed(stream._replace(tokens=vit.norm(stream.tokens)), first, owners, steps)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Training computes each block's activations again in the backward pass instead of keeping them, or no more."""
@@ -131,12 +156,12 @@ class FreqMergeViT(nn.Module):
         """The attention half of a merging block, and what its strategy then sees."""
         prefix = self.vit.num_prefix_tokens
         x, keys, received, importance = self._run(
-            attention_half,
+            self.family.attention_half,
             self.vit.blocks[layer],
             stream.tokens,
+            stream.turn(layer),
             bias,
-            from_class_token=bool(self.vit.has_class_token),
-            with_attention=self.strategy.needs_attention,
+            Reading(self.family.has_class_token(self.vit), self.strategy.needs_attention),
         )
         if first is None:
             with _in_full(x.device.type):
@@ -172,9 +197,11 @@ class FreqMergeViT(nn.Module):
         if score is not None and self.config.score_scale == "rank":
             score = rank(score)
         row = self.strategy.assign(view, score, kept)
-        tokens, size = self.strategy.combine(view, assignment_matrix(row, kept))
+        assignment = assignment_matrix(row, kept)
+        tokens, size = self.strategy.combine(view, assignment)
         prefix = stream.tokens[:, : self.vit.num_prefix_tokens]
-        return first, Stream(torch.cat([prefix, tokens], dim=1), size, follow(stream.source_map, row))
+        rotary = None if stream.rotary is None else merge_rotary(stream.rotary, view.size, assignment)
+        return first, Stream(torch.cat([prefix, tokens], dim=1), size, follow(stream.source_map, row), rotary)
 
     @property
     def strategy(self) -> Strategy:
@@ -191,13 +218,21 @@ class FreqMergeViT(nn.Module):
         # [batch, 1, queries, keys] in full: TensorRT's attention broadcasts only the first two axes
         return log_size[:, None, None, :].expand(-1, 1, stream.tokens.shape[1], -1)
 
-    def _head(self, x: Tensor, size: Tensor) -> Tensor:
-        """timm's classifier head, its average pooling weighted by token size."""
-        vit = self.vit
+    def _on_grid(self, stream: Stream) -> Float[Tensor, "batch all_tokens dim"]:
+        """Prefix tokens, then every patch with the token that owns it: timm's own shape."""
+        prefix, tokens = stream.tokens.tensor_split([self.vit.num_prefix_tokens], dim=1)
+        if tokens.shape[1] == stream.source_map.shape[1]:
+            return stream.tokens
+        return torch.cat([prefix, unmerge(tokens, stream.source_map)], dim=1)
+
+    def _head(self, stream: Stream) -> Any:
+        """timm's classifier head, its average pooling weighted by token size: a tensor, or two in distillation."""
+        vit, x, size = self.vit, stream.tokens, stream.size
+        if vit.global_pool == "":
+            return vit.forward_head(self._on_grid(stream))
         if not (self.config.merges and self.strategy.weighs_size) or vit.global_pool in ("token", "max"):
-            logits: Tensor = vit.forward_head(x)
-            return logits
-        included = 0 if vit.pool_include_prefix else vit.num_prefix_tokens
+            return vit.forward_head(x)
+        included = 0 if self.family.pools_prefix(vit) else vit.num_prefix_tokens
         x = x[:, included:]
         weight = torch.cat([size.new_ones(size.shape[0], vit.num_prefix_tokens), size], dim=1)[:, included:]
         pool: nn.Module | None = vit.attn_pool
@@ -208,8 +243,20 @@ class FreqMergeViT(nn.Module):
             pooled = (share[:, None, :] @ x)[:, 0]
             if vit.global_pool == "avgmax":
                 pooled = 0.5 * (x.amax(dim=1) + pooled)
-        logits = vit.head(vit.head_drop(vit.fc_norm(pooled)))
-        return logits
+        return vit.head(vit.head_drop(vit.fc_norm(pooled)))
+
+
+class FreqMergeViT(Merging):
+    """A FreqMerge model as it is trained, saved and served: every call returns a `FreqMergeOutput`."""
+
+    config: ModelConfig
+
+    def __init__(self, vit: nn.Module, config: ModelConfig) -> None:
+        super().__init__(vit, config)
+
+    def forward(self, images: Float[Tensor, "batch 3 height width"], trace: bool = False) -> FreqMergeOutput:
+        """Logits, frequency score and source map of normalised images; with `trace`, of every merging block."""
+        return self.explain(images, trace)
 
 
 def _in_full(device: str) -> AbstractContextManager[Any]:
@@ -228,10 +275,6 @@ def build(
     Raises `BackboneError` if timm does not know the backbone, refuses its arguments, or gives a model
     whose tokens cannot be merged.
     """
-    if not timm.is_model(config.backbone.split(".")[0]):
-        near = difflib.get_close_matches(config.backbone, timm.list_models("*vit*"), n=3)
-        hint = f"; close names: {', '.join(near)}" if near else "; timm.list_models('*vit*') lists the names"
-        raise BackboneError(f"backbone: expected a timm model name, found {config.backbone!r}{hint}")
     arguments: dict[str, Any] = {
         "num_classes": config.num_classes,
         "img_size": config.image_size,
@@ -243,28 +286,4 @@ def build(
         raise ConfigError(
             f"patch_drop: expected 0 where tokens merge (keep_rate {config.keep_rate}), found {patch_drop}"
         )
-    try:
-        vit = timm.create_model(config.backbone, pretrained=pretrained, **arguments)
-    except (TypeError, AssertionError, ValueError) as error:
-        raise BackboneError(
-            f"backbone {config.backbone}: expected a timm VisionTransformer, which alone can merge, and arguments that "
-            f"fit it; timm refuses {arguments}: {error}"
-        ) from error
-    return FreqMergeViT(vit, config)
-
-
-def _checked(vit: nn.Module, config: ModelConfig) -> VisionTransformer:
-    if not isinstance(vit, VisionTransformer):
-        raise BackboneError(
-            f"backbone: expected a timm VisionTransformer, found {type(vit).__name__}; models without one flat "
-            "sequence of patch tokens, such as Swin or ConvNeXt, have nothing to merge"
-        )
-    if vit.dynamic_img_size:
-        raise BackboneError("backbone: expected a fixed grid, found dynamic_img_size=True; build it with an img_size")
-    pool: nn.Module | None = vit.attn_pool  # timm's inferred type forgets the None
-    if config.merges and not isinstance(pool, AttentionPoolLatent | None):
-        raise BackboneError(
-            f"backbone: {type(pool).__name__} pooling cannot weigh tokens by size; "
-            "choose global_pool 'token', 'avg' or 'map', or keep_rate=1"
-        )
-    return vit
+    return FreqMergeViT(backbone.create(config.backbone, pretrained, **arguments), config)

@@ -14,11 +14,11 @@ from model import FreqMergeViT, ModelConfig
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.config import Frozen
 from model.engine import Classifier, pick_device
+from model.macs import count_parameters
 from model.preprocess import InputStage
+from model.speed import Rate, rates
 from training import budget, data, records
-from training.macs import count_parameters
 from training.scores import answers
-from training.timing import Rate, rates
 
 ARCHITECTURE = ("backbone", "backbone_args", "num_classes", "image_size")
 """Fields of the model config that the weights decide."""

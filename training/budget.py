@@ -15,10 +15,10 @@ from timm.models.vision_transformer import VisionTransformer
 
 from model import FreqMergeViT, ModelConfig, build
 from model.config import Frozen
+from model.macs import count_macs, count_parameters
 from training import cli, records
 from training.dynamicvit_model import DynamicConfig, DynamicViT
 from training.errors import BudgetError
-from training.macs import count_macs, count_parameters
 
 STEP = 1 / 1000
 """Resolution of a fitted keep rate."""

@@ -18,16 +18,16 @@ from torch import nn
 from model.checkpoint import read_manifest
 from model.config import Frozen
 from model.engine import pick_device
+from model.macs import count_macs, count_parameters
 from model.preprocess import InputStage
+from model.speed import rates
 from training import cli, data, distributed, dynamicvit_files, records
 from training.config import TrainConfig
 from training.dynamicvit_loss import LossWeights
 from training.dynamicvit_model import DynamicConfig, DynamicViT
 from training.dynamicvit_task import DynamicRecipe, task
 from training.evaluate import report
-from training.macs import count_macs, count_parameters
 from training.scores import BINS, score
-from training.timing import rates
 from training.train import run
 
 MODULE = "training.dynamicvit"

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from pydantic import Field, field_validator
 from timm.layers.attention_pool import AttentionPoolLatent
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -216,6 +217,8 @@ def create(model_config: ModelConfig, dynamic: DynamicConfig, *, drop_path: floa
 
 def _checked(base: FreqMergeViT) -> Any:
     vit: Any = base.vit
+    if not isinstance(vit, VisionTransformer):
+        raise BackboneError(f"backbone: DynamicViT expects a timm VisionTransformer, found {type(vit).__name__}")
     if not isinstance(vit.attn_pool, AttentionPoolLatent | None) or vit.global_pool not in ("token", "avg", "map"):
         raise BackboneError(
             f"backbone: DynamicViT cannot leave masked tokens out of {vit.global_pool!r} pooling; choose global_pool "

@@ -22,9 +22,9 @@ from model import ModelConfig, build, save_checkpoint
 from model.checkpoint import default_checkpoint_path, load_checkpoint
 from model.config import Frozen
 from model.engine import KINDS, Engine, create_engine, pick_device
+from model.speed import seconds
 from training import cli, records
 from training.errors import TrainingError
-from training.timing import seconds
 
 REFERENCE = "eager"
 DEFAULT_MODEL = "default"

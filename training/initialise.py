@@ -9,7 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
+
+from model.errors import BackboneError
 
 QUERY_KEY = 0.7
 VALUE_PROJECTION = 0.4
@@ -18,7 +21,12 @@ POSITION_SCALE = 0.25
 
 @torch.no_grad()
 def mimetic(vit: Any) -> None:
-    """Overwrites attention weights and position embeddings of a freshly built timm ViT, in place."""
+    """Overwrites attention weights and position embeddings of a freshly built timm ViT, in place.
+
+    Raises `BackboneError` for another family, whose queries and keys turn with their positions.
+    """
+    if not issubclass(type(vit), VisionTransformer):
+        raise BackboneError(f"init mimetic: expected a timm VisionTransformer, found {type(vit).__name__}; init timm")
     dim = vit.embed_dim
     for block in vit.blocks:
         attn, width = block.attn, block.attn.head_dim

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from timm.models.vision_transformer import checkpoint_filter_fn
+from timm.models import eva, vision_transformer
 from torch import Tensor
 
 from model import FreqMergeViT, ModelConfig, build
@@ -36,7 +36,8 @@ def start_from(source: str, config: ModelConfig, *, drop_path: float, patch_drop
 
 def filled(model: FreqMergeViT, path: Path) -> FreqMergeViT:
     """The model with the weights in the file, timm's or a FreqMerge checkpoint's; raises `WeightsError`."""
-    state = checkpoint_filter_fn(_read(path), model.vit)
+    timms = eva if isinstance(model.vit, eva.Eva) else vision_transformer
+    state = timms.checkpoint_filter_fn(_read(path), model.vit)
     expected = {key: tuple(tensor.shape) for key, tensor in model.vit.state_dict().items()}
     found = {key: tuple(tensor.shape) for key, tensor in state.items()}
     if any(found.get(key) != expected.get(key) for key in HEAD):  # another number of classes, or no head at all

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from model.macs import count_parameters
 from training import distributed
 from training.config import TrainConfig
 from training.loader import Loader
-from training.macs import count_parameters
 
 
 def beginning(

@@ -6,11 +6,9 @@ is the median of the ratios.
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from pydantic import Field, PositiveInt
@@ -19,8 +17,9 @@ from torch import nn
 from model import ModelConfig, build
 from model.config import Frozen
 from model.engine import pick_device
+from model.macs import count_macs, count_parameters
+from model.speed import rates
 from training import cli, records
-from training.macs import count_macs, count_parameters
 
 PLAIN, MERGED = "plain timm ViT", "FreqMerge"
 
@@ -34,48 +33,6 @@ class TimingConfig(Frozen):
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     threads: int = Field(0, ge=0, description="CPU threads of torch; 0 leaves torch's choice")
     results: Path = Field(records.RESULTS, description="folder of the result files")
-
-
-def seconds(
-    calls: Mapping[str, Callable[[], Any]], repeats: int, warm_up: int, device: torch.device
-) -> dict[str, list[float]]:
-    """Wall-clock seconds of each call, `repeats` times, the calls taking turns."""
-    found: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(warm_up + repeats):
-        for name, call in calls.items():
-            _wait(device)
-            start = time.perf_counter()
-            call()
-            _wait(device)
-            if turn >= warm_up:
-                found[name].append(time.perf_counter() - start)
-    return found
-
-
-class Rate(NamedTuple):
-    """Throughput of one model."""
-
-    images_per_s: float
-    """Median."""
-    quartiles: tuple[float, float]
-    speed_up: float
-    """Median of the ratios to the first model, pass by pass."""
-
-
-@torch.inference_mode()
-def rates(
-    models: Mapping[str, nn.Module], images: torch.Tensor, repeats: int, warm_up: int, device: torch.device
-) -> dict[str, Rate]:
-    """Throughput of every model on one batch of normalised images, timed in turns."""
-    times = seconds({name: _call(model, images) for name, model in models.items()}, repeats, warm_up, device)
-    first = next(iter(times.values()))
-    found = {}
-    for name, own in times.items():
-        per_s = [len(images) / one for one in own]
-        low, _, high = statistics.quantiles(per_s, n=4)
-        ratios = [other / one for other, one in zip(first, own, strict=True)]
-        found[name] = Rate(statistics.median(per_s), (low, high), statistics.median(ratios))
-    return found
 
 
 def measure(config: TimingConfig, model_config: ModelConfig) -> list[dict[str, Any]]:
@@ -106,15 +63,6 @@ def measure(config: TimingConfig, model_config: ModelConfig) -> list[dict[str, A
                 }
             )
     return results
-
-
-def _call(model: nn.Module, images: torch.Tensor) -> Callable[[], Any]:
-    return lambda: model(images)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

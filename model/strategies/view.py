@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from model.config import ModelConfig
+from model.config import MergeConfig
 from model.frequency import score_values
 from model.merge import pool_over_patches, unmerge
 
@@ -49,7 +49,7 @@ class View:
     first: First
     depth: float
     """Share of the model's blocks that lie before this one, 0..1."""
-    config: ModelConfig
+    config: MergeConfig
 
     @property
     def is_first(self) -> bool:

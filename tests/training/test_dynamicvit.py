@@ -1,12 +1,12 @@
 import pytest
 import torch
 
-from model import ModelConfig, load_checkpoint, save_checkpoint
+from model import ModelConfig, load_checkpoint, macs, save_checkpoint
 from model.checkpoint import read_manifest
 from model.errors import BackboneError, CheckpointError, ConfigError
 from model.preprocess import InputStage, Preprocess
 from tests.model.tiny import images, tiny
-from training import data, dynamicvit, dynamicvit_files, dynamicvit_task, macs, records, train
+from training import data, dynamicvit, dynamicvit_files, dynamicvit_task, records, train
 from training.cifar import Cifar
 from training.config import TrainConfig
 from training.dynamicvit_loss import Answer, LossWeights, kl_loss, parts, ratio_loss, taught, token_loss

@@ -3,8 +3,8 @@ import json
 import pytest
 import torch
 
-from model import load_checkpoint
-from training import data, macs, records, tables, timing, train
+from model import load_checkpoint, macs
+from training import data, records, tables, timing, train
 from training.errors import TrainingError
 from training.release import ReleaseConfig, release, report
 from training.scores import score

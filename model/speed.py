@@ -1,0 +1,62 @@
+"""Throughput of several models, timed in turns: whatever else the machine does then hits them alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+
+def seconds(
+    calls: Mapping[str, Callable[[], Any]], repeats: int, warm_up: int, device: torch.device
+) -> dict[str, list[float]]:
+    """Wall-clock seconds of each call, `repeats` times, the calls taking turns."""
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(warm_up + repeats):
+        for name, call in calls.items():
+            _wait(device)
+            start = time.perf_counter()
+            call()
+            _wait(device)
+            if turn >= warm_up:
+                found[name].append(time.perf_counter() - start)
+    return found
+
+
+class Rate(NamedTuple):
+    """Throughput of one model."""
+
+    images_per_s: float
+    """Median."""
+    quartiles: tuple[float, float]
+    speed_up: float
+    """Median of the ratios to the first model, pass by pass."""
+
+
+@torch.inference_mode()
+def rates(
+    models: Mapping[str, nn.Module], images: torch.Tensor, repeats: int, warm_up: int, device: torch.device
+) -> dict[str, Rate]:
+    """Throughput of every model on one batch of normalised images, timed in turns."""
+    times = seconds({name: _call(model, images) for name, model in models.items()}, repeats, warm_up, device)
+    first = next(iter(times.values()))
+    found = {}
+    for name, own in times.items():
+        per_s = [len(images) / one for one in own]
+        low, _, high = statistics.quantiles(per_s, n=4)
+        ratios = [other / one for other, one in zip(first, own, strict=True)]
+        found[name] = Rate(statistics.median(per_s), (low, high), statistics.median(ratios))
+    return found
+
+
+def _call(model: nn.Module, images: torch.Tensor) -> Callable[[], Any]:
+    return lambda: model(images)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
