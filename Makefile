@@ -34,6 +34,8 @@ help: ## list these targets
 
 venv: $(SERVE_READY) ## prepare .venv for serving and training (PYTHON=python3.12 picks another Python)
 
+# An engine that takes long to build is built once.
+serve: export FREQMERGE_ENGINE_CACHE ?= $(CURDIR)/.cache/engines
 serve: $(SERVE_READY) ## serve on port 8000 (HOST=, PORT= and any FREQMERGE_* setting override)
 	@exec $(BIN)/python -m service
 

@@ -221,11 +221,18 @@ def test_the_example_answer_is_what_the_service_gives(answer: dict[str, Any]) ->
 
 
 def test_the_model_is_used_as_the_readme_says(tmp_path: Path) -> None:
-    (code,) = blocks(README, "python")
+    _, code = blocks(README, "python")
     *_, arrows = re.findall(r"\d+(?: → \d+)+", code)
     shapes, schedule = run([sys.executable, "-c", code], tmp_path).output.splitlines()
     assert re.findall(r"\[(.*?)\]", shapes) == ["2, 100", "2, 196", "2, 196"]
     assert list(dict.fromkeys(re.findall(r"\d+", schedule))) == arrows.split(" → ")
+
+
+def test_tokens_of_an_own_model_are_merged_as_the_readme_says(tmp_path: Path) -> None:
+    own, _ = blocks(README, "python")
+    told = run([sys.executable, "-c", own], tmp_path).output
+    assert told.startswith("torch.Size([2, 1000]) ")
+    assert list(dict.fromkeys(re.findall(r"\d+", told.partition(") ")[2]))) == ["196", "137", "96", "67", "47"]
 
 
 @pytest.mark.parametrize("code", blocks(API, "python"), ids=["triton", "client"])
