@@ -23,7 +23,7 @@ def test_a_timm_name_gives_schedule_macs_parameters_and_speed_up(capsys):
     assert "patch tokens after each block: 36 36 36 36 25 25 18 18 13 13 9 9\n" in out
     plain, merged, fewer = map(float, re.search(r"GMACs per image +(\S+) +(\S+) +(\S+)x fewer", out).groups())
     assert plain / merged == pytest.approx(fewer, rel=0.02)
-    assert re.search(r"parameters +5\.5\d M +5\.5\d M   shared\n", out)
+    assert re.search(r"parameters +5\.69 M +5\.69 M   shared\n", out)
     assert re.search(r"images/s, batch 2 +\S+ +\S+ +\d+\.\d\dx speed-up\n", out)
     assert f"{torch.get_num_threads()} threads on " in out
 
