@@ -34,7 +34,7 @@ def refuse_other_images(images: Images, device: torch.device) -> None:
     """Raises `DataError` in all processes unless all have read the same images in the same order."""
     if distributed.size() == 1:
         return
-    checksum = zlib.crc32(images.pixels.numpy().data)
+    checksum = zlib.crc32(images.pixels.contiguous().numpy().data)
     if not distributed.alike([len(images), zlib.crc32(images.labels.numpy().data), checksum], device):
         raise DataError(
             f"data_dir: expected the same training images in all {distributed.size()} processes, found others in at "

@@ -121,7 +121,7 @@ def test_two_nodes_go_on_with_what_one_process_began_and_only_the_first_has_and_
     assert state.is_file()
     with two_nodes(tmp_path, data_dir, f"{RECIPE} --resume") as nodes:
         said, codes = ended(nodes)
-    assert codes == [0, 0], said
+    assert codes == [0, 0], "\n".join(said)
     assert "resumes after 0 epochs and 4 steps" in said[0]
     assert files(tmp_path / "node1") == files(tmp_path / "node1" / "data"), "the second node has written nothing"
     assert_alike(tmp_path / "node0" / "run", alone)
