@@ -21,6 +21,7 @@ NATIVE = 32
 GRID = (14, 14)
 CLASSES = 100
 MAX_BATCH_SIZE = 64
+BLOCKS, MERGING_BLOCKS = 12, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class FakeEngine:
         patches = GRID[0] * GRID[1]
         self._logits = np.linspace(0, 1, CLASSES, dtype=np.float32)[None]
         self._score = np.linspace(0, 1, patches, dtype=np.float32)[None]
-        self._source = np.arange(patches, dtype=np.int64)[None]
+        self._source = np.tile(np.arange(patches, dtype=np.int64), (1, MERGING_BLOCKS, 1))
 
     def warm_up(self) -> None:
         """Nothing has to be warmed."""
@@ -90,7 +91,7 @@ def fake_loader(cost: Cost) -> ModelLoader:
             training={},
         )
         engine = FakeEngine(cost, min(MAX_BATCH_SIZE, settings.max_batch_size))
-        schedule = (GRID[0] * GRID[1],)
+        schedule = (GRID[0] * GRID[1],) * BLOCKS
         return ServedModel(engine, manifest, manifest.config, schedule, GRID, 0)
 
     return load
