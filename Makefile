@@ -63,12 +63,12 @@ format: $(DEV_READY) ## format the code and mend what the linter can
 
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
 	--generate-hashes --no-annotate --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
-LOCK := $(COMPILE) pyproject.toml --extra service --extra training
+LOCK := $(COMPILE) pyproject.toml --extra service --extra training --extra redis
 BENCH_LOCK := $(COMPILE) service/bench/peers/requirements.in
 
 lock: $(BIN)/uv ## write the lock files again (UPGRADE=1 takes the newest versions)
 	$(LOCK) --output-file requirements.lock
-	$(LOCK) --extra dev --extra redis --extra ray --extra openvino --constraint requirements.lock --output-file requirements-dev.lock
+	$(LOCK) --extra dev --extra ray --extra openvino --constraint requirements.lock --output-file requirements-dev.lock
 	$(BENCH_LOCK) --output-file requirements-bench.lock
 	$(BIN)/uv pip compile docker/requirements-gpu.in --quiet --no-deps --universal --python-version 3.11 \
 		--generate-hashes --no-annotate --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade) \

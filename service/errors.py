@@ -23,6 +23,7 @@ ServiceError
     ├── MethodNotAllowed        405
     ├── Unavailable             503   not now; come back
     │   ├── NotReady            503   the engine is loading, failing or dead
+    │   ├── StoreUnreachable    503   recent images are kept elsewhere, and that does not answer
     │   └── Draining            503   the process is about to end
     ├── QueueFull               429
     ├── DeadlineExceeded        504
@@ -192,6 +193,12 @@ class NotReady(Unavailable):
     """The engine is loading, failing or dead."""
 
     status, reason, title = 503, "not_ready", "The service is not ready"
+
+
+class StoreUnreachable(Unavailable):
+    """The store that several processes share does not answer, or not in time."""
+
+    status, reason, title = 503, "store_unreachable", "Recent pictures cannot be reached"
 
 
 class Draining(Unavailable):

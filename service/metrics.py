@@ -31,11 +31,13 @@ if TYPE_CHECKING:
     from service.batcher import Batcher
     from service.budget import ByteBudget
     from service.loading import ServedModel
+    from service.store import ImageStore
 
 REQUEST_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 STAGE_BUCKETS = tuple(50e-6 * 2**step for step in range(18))
 """50 µs to 6.6 s, doubling."""
 BATCH_BUCKETS = tuple(float(2**step) for step in range(11))
+STORE_OPERATIONS = ("put", "get")
 LAG_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
@@ -44,6 +46,7 @@ class Observed(Protocol):
 
     batcher: Batcher
     budget: ByteBudget
+    store: ImageStore
     model: ServedModel | None
 
     @property
@@ -91,8 +94,12 @@ class Metrics:
             buckets=LAG_BUCKETS,
             registry=registry,
         )
-        self._stored = Gauge("freqmerge_stored_images", "Recent images kept in memory", registry=registry)
-        self._stored_bytes = Gauge("freqmerge_stored_bytes", "Memory of the recent images", registry=registry)
+        store_failures = Counter(
+            "freqmerge_store_failures",
+            "Images that the shared store could not take or look up",
+            ["operation"],
+            registry=registry,
+        )
         self._predictions = Counter(
             "freqmerge_predictions", "Images classified, by most probable label", ["label"], registry=registry
         )
@@ -100,6 +107,7 @@ class Metrics:
         self._stage_children = {stage: stages.labels(stage) for stage in STAGES}
         self._rejected_children = {kind.reason: rejected.labels(kind.reason) for kind in documented()}
         self._rejected = rejected
+        self._store_children = {operation: store_failures.labels(operation) for operation in STORE_OPERATIONS}
         self._request_children: dict[tuple[str, int], Counter] = {}
         self._duration_children: dict[str, Histogram] = {}
         self._prediction_children: list[Counter] = []
@@ -146,10 +154,9 @@ class Metrics:
         """Observes how late a timer was."""
         self._lag.observe(seconds)
 
-    def stored(self, images: int, size_bytes: int) -> None:
-        """Sets what the image store holds."""
-        self._stored.set(images)
-        self._stored_bytes.set(size_bytes)
+    def store_failed(self, operation: str, images: int) -> None:
+        """Counts images that the store could not take or look up."""
+        self._store_children[operation].inc(images)
 
 
 def exposition(registry: Collector, accept: str) -> tuple[bytes, str]:
@@ -159,7 +166,7 @@ def exposition(registry: Collector, accept: str) -> tuple[bytes, str]:
 
 
 class BatcherCollector(Collector):
-    """Queue, outcomes, busy time and readiness, read when asked."""
+    """Queue, outcomes, busy time, recent images and readiness, read when asked."""
 
     def __init__(self, service: Observed) -> None:
         self._service = service
@@ -181,7 +188,18 @@ class BatcherCollector(Collector):
         )
         yield _gauge("freqmerge_decoding_bytes", "Memory that pictures being decoded hold", self._service.budget.held)
         yield _gauge("freqmerge_ready", "1 while the service is ready, else 0", float(self._service.ready))
+        yield from self._stored()
         yield self._gpu_memory()
+
+    def _stored(self) -> Iterator[Metric]:
+        """Recent images, without a sample where this process cannot know."""
+        images = GaugeMetricFamily("freqmerge_stored_images", "Recent images kept in memory")
+        size = GaugeMetricFamily("freqmerge_stored_bytes", "Memory of the recent images")
+        if (held := self._service.store.held) is not None:
+            images.add_metric([], held.images)
+            size.add_metric([], held.size_bytes)
+        yield images
+        yield size
 
     def _gpu_memory(self) -> Metric:
         """The device's memory, without a sample where the model does not run on CUDA."""

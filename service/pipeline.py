@@ -143,15 +143,25 @@ def _note(stages: Stages, ends: Iterable[Answer | RequestError]) -> None:
         stages.add("engine", max(answer.engine_s for answer in answers))
 
 
-def keep(service: Service, recognised: Recognised) -> str | None:
-    """The id under which a picture is kept for its heatmap; None if images are not kept."""
-    answer = recognised.answer
-    return service.store.put(stored_image(recognised.data, answer.frequency_score, answer.source_maps))
+async def keep(request: Request, several: Sequence[Recognised]) -> list[str | None]:
+    """The id under which each picture is kept for its heatmap; None for one that is not kept."""
+    store = service_of(request).store
+    images = [stored_image(one.data, one.answer.frequency_score, one.answer.source_maps) for one in several]
+    if not store.shared:
+        return await store.put_many(images)
+    with exchange_of(request).stages.measure("store"):
+        return await store.put_many(images)
 
 
-def kept(service: Service, image_id: str) -> StoredImage:
-    """The picture of an id; raises `UnknownImage`."""
-    if (stored := service.store.get(image_id)) is None:
+async def kept(request: Request, image_id: str) -> StoredImage:
+    """The picture of an id; raises `UnknownImage` or `StoreUnreachable`."""
+    service = service_of(request)
+    if service.store.shared:
+        with exchange_of(request).stages.measure("store"):
+            stored = await service.store.get(image_id)
+    else:
+        stored = await service.store.get(image_id)
+    if stored is None:
         raise UnknownImage(
             f"expected the id of a picture classified in the last {service.settings.store_ttl_s:g} s, "
             f"found {image_id!r}; classify it again, or send it to POST /heatmap"

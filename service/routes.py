@@ -12,7 +12,7 @@ from service import openapi, pipeline, work
 from service.answers import json_answer
 from service.classified import classified
 from service.direct import DirectRoute
-from service.errors import BadParameter, UnknownImage
+from service.errors import BadParameter, StoreUnreachable, UnknownImage
 from service.exchange import exchange_of
 from service.merges import numbers, position
 from service.pipeline import Recognised, service_of
@@ -40,7 +40,7 @@ def add_routes(app: FastAPI) -> None:
         heatmap_of_recent,
         methods=["GET"],
         tags=["pictures"],
-        responses=openapi.DRAWING | openapi.problems(UnknownImage, *openapi.DRAWING_PROBLEMS),
+        responses=openapi.DRAWING | openapi.problems(UnknownImage, StoreUnreachable, *openapi.DRAWING_PROBLEMS),
     )
     app.add_api_route("/heatmap", heatmap_of_recent, methods=["HEAD"], include_in_schema=False)
     app.add_api_route(
@@ -57,9 +57,10 @@ async def classify(request: Request, top_k: TopK = 5) -> Response:
     """Labels of the picture in the body, most probable first, and where its heatmap is."""
     refuse_unknown(request, CLASSIFY_PARAMETERS)
     recognised = await pipeline.recognise(request)
+    [image_id] = await pipeline.keep(request, [recognised])
     stages = exchange_of(request).stages
     with stages.measure("encode"):
-        return json_answer(_classification(request, recognised, top_k))
+        return json_answer(_classification(request, recognised, image_id, top_k))
 
 
 async def heatmap_of_recent(request: Request, query: Annotated[StoredHeatmapQuery, Query()]) -> Response:
@@ -67,7 +68,7 @@ async def heatmap_of_recent(request: Request, query: Annotated[StoredHeatmapQuer
     refuse_unknown(request, StoredHeatmapQuery.model_fields)
     service = service_of(request)
     service.loaded()
-    stored = pipeline.kept(service, query.image_id)
+    stored = await pipeline.kept(request, query.image_id)
     response = await _heatmap(request, stored, query)
     response.headers["Cache-Control"] = f"private, max-age={int(service.settings.store_ttl_s)}"
     return response
@@ -83,10 +84,10 @@ async def heatmap(request: Request, query: Annotated[HeatmapQuery, Query()]) -> 
     return await _heatmap(request, stored, query)
 
 
-def _classification(request: Request, recognised: Recognised, top_k: int) -> dict[str, Any]:
+def _classification(request: Request, recognised: Recognised, image_id: str | None, top_k: int) -> dict[str, Any]:
     manifest = recognised.model.manifest
     return {
-        **classified(service_of(request), recognised, top_k),
+        **classified(service_of(request), recognised, image_id, top_k),
         "model": {"name": manifest.name, "digest": manifest.digest},
         "timings_ms": exchange_of(request).stages.milliseconds(),
     }

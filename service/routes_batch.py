@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -46,11 +46,12 @@ async def classify_batch(request: Request, top_k: TopK = 5) -> Response:
     manifest = service.accepting().manifest
     files = await _files(request)
     ends = await pipeline.recognise_many(request, [file.data for file in files], deadline)
+    ids = iter(await pipeline.keep(request, [end for end in ends if isinstance(end, Recognised)]))
     with stages.measure("encode"):
         return json_answer(
             {
                 "results": [
-                    {"filename": file.filename} | _result(request, end, top_k)
+                    {"filename": file.filename} | _result(request, end, ids, top_k)
                     for file, end in zip(files, ends, strict=True)
                 ],
                 "model": {"name": manifest.name, "digest": manifest.digest},
@@ -75,10 +76,10 @@ async def _files(request: Request) -> Sequence[forms.Part]:
         return await service.pool.run(forms.several_files, form.data, form.boundary or b"", most)
 
 
-def _result(request: Request, end: Recognised | RequestError, top_k: int) -> dict[str, Any]:
+def _result(request: Request, end: Recognised | RequestError, ids: Iterator[str | None], top_k: int) -> dict[str, Any]:
     service = service_of(request)
     if isinstance(end, Recognised):
-        return classified(service, end, top_k, UP) | {"problem": None}
+        return classified(service, end, next(ids), top_k, UP) | {"problem": None}
     service.metrics.rejected(end.reason)
     told = problem(end, public_path(request.scope), exchange_of(request).request_id)
     return {"image_id": None, "heatmap_url": None, "predictions": None, "problem": told}

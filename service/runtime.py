@@ -27,6 +27,7 @@ from service.metrics import Metrics
 from service.pool import WorkerPool
 from service.settings import Settings
 from service.store import ImageStore
+from service.stores import open_store
 from service.waiting import Limits
 
 log = logging.getLogger(__name__)
@@ -45,10 +46,7 @@ class Service:
         self.batcher = Batcher(limits, on_batch=self.metrics.batch)
         self.pool = WorkerPool(settings.decode_threads)
         self.budget = ByteBudget(settings.max_decoding_bytes)
-        keeps = settings.keeps_images
-        self.store = ImageStore(
-            settings.store_max_images if keeps else 0, settings.store_max_bytes, settings.store_ttl_s
-        )
+        self.store: ImageStore = open_store(settings, self.metrics.store_failed)
         self.model: ServedModel | None = None
         self.labels: list[dict[str, Any]] = []
         self.failure: StartupError | None = None
@@ -100,7 +98,7 @@ class Service:
         for task in (self._ticker, self._probing):
             if task is not None:
                 task.cancel()
-        self.store.clear()
+        await self.store.close()
 
     # --- readiness ---
 
@@ -191,6 +189,7 @@ class Service:
         self.labels = card.labels(served)
         info = card.model_info(served)
         self.metrics.set_model(info, served.manifest.class_names)
+        self.store.serve(served.fingerprint)
         self.model = served
         self._settled.set()
         log.info("ready", extra={"fields": {**info, "reason": served.engine.reason}})
@@ -217,7 +216,6 @@ class Service:
             await asyncio.sleep(TICK_S)
             self.metrics.loop_lag(max(0.0, loop.time() - due))
             self.store.expire()
-            self.metrics.stored(len(self.store), self.store.size_bytes)
 
     def _probe(self) -> None:
         if self._probing is None or self._probing.done():

@@ -21,6 +21,12 @@ MIB = 1 << 20
 
 _SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_\d+_(TCP|UDP|SCTP)(_\w+)?$")
 
+_REDIS = re.compile(
+    r"(rediss?://([^/@\s?#]*@)?([\w.-]+|\[[\da-fA-F:.]+\])(:\d{1,5})?(/\d*)?|unix://([^/@\s?#]*@)?/[^\s?#]+)"
+    r"(\?(db|ssl_\w+)=[^\s&#]*(&(db|ssl_\w+)=[^\s&#]*)*)?"
+)
+"""An address; its options are the database and those of TLS, for any other could change what is read and written."""
+
 
 class Settings(BaseSettings):
     """Frozen settings; a field is the environment variable `FREQMERGE_<FIELD>`, unset if it is empty."""
@@ -175,6 +181,15 @@ class Settings(BaseSettings):
     )
     store_ttl_s: float = Field(900, gt=0, le=604_800, description="how long an image is kept after its classification")
 
+    store_url: SecretStr | None = Field(
+        None,
+        description="Redis that keeps these images for several processes, such as redis://:password@host:6379/0, "
+        "rediss:// (TLS) or unix:///path; unset: memory of the process",
+    )
+    store_timeout_s: float = Field(
+        0.25, gt=0, le=10, description="longest wait for that Redis; a picture is classified without it then"
+    )
+
     # logs
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
     log_sample: float = Field(
@@ -188,6 +203,13 @@ class Settings(BaseSettings):
     @classmethod
     def _lower_case(cls, value: Any) -> Any:
         return value.strip().lower() if isinstance(value, str) else value
+
+    @field_validator("store_url")
+    @classmethod
+    def _names_a_redis(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not _REDIS.fullmatch(value.get_secret_value()):
+            raise ValueError("no address of a Redis")  # explain() says what is expected, and hides what was found
+        return value
 
     @model_validator(mode="after")
     def _store_holds_an_upload(self) -> Settings:

@@ -1,7 +1,8 @@
-"""Recent images in memory, bounded by count, bytes and age, so that their heatmaps can be asked for.
+"""Recent images, bounded in number, bytes and age, so that their heatmaps can be asked for.
 
 Kept are the uploaded bytes, never a decoded picture: a 12-megapixel photo takes 4 MB instead of 36, and
-nothing has to be encoded while a request waits. Nothing touches a disk, and nothing survives the process.
+nothing has to be encoded while a request waits. `MemoryStore` is the default: nothing touches a disk, and
+nothing survives the process. `service.redis_store` keeps them for several processes.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,8 +44,54 @@ def stored_image(data: bytes, frequency_score: NDArray[np.float32], source_maps:
     return StoredImage(data, frequency_score.copy(), source_maps.copy())
 
 
-class ImageStore:
-    """Images under unguessable ids; the least recently used one goes first. Belongs to one event loop."""
+def new_id() -> str:
+    """An id that nobody can guess."""
+    return secrets.token_urlsafe(ID_BYTES)
+
+
+class Held(NamedTuple):
+    """What a store holds."""
+
+    images: int
+    size_bytes: int
+
+
+class ImageStore(Protocol):
+    """Images under unguessable ids. Belongs to one event loop."""
+
+    shared: bool
+    """Whether other processes see the images, so that asking takes time and may fail."""
+
+    @property
+    def held(self) -> Held | None:
+        """What is kept; None if this process cannot know."""
+        ...
+
+    def serve(self, model: str) -> None:
+        """Names the model (`ServedModel.fingerprint`) whose images are kept and found from now on."""
+        ...
+
+    async def put_many(self, images: Sequence[StoredImage]) -> list[str | None]:
+        """The id under which each image is kept; None for one that cannot be. Raises nothing."""
+        ...
+
+    async def get(self, image_id: str) -> StoredImage | None:
+        """The image of an id; None if it is unknown, evicted or expired. Raises `StoreUnreachable`."""
+        ...
+
+    def expire(self) -> None:
+        """Drops every image whose time is over; called now and then."""
+        ...
+
+    async def close(self) -> None:
+        """Lets go of everything."""
+        ...
+
+
+class MemoryStore:
+    """Images of this process; the least recently used one goes first."""
+
+    shared = False
 
     def __init__(
         self, max_images: int, max_bytes: int, ttl_s: float, clock: Callable[[], float] = time.monotonic
@@ -59,19 +107,30 @@ class ImageStore:
     def __len__(self) -> int:
         return len(self._by_use)
 
-    def put(self, image: StoredImage) -> str | None:
-        """The id under which the image is kept; None if the store cannot hold it."""
+    @property
+    def held(self) -> Held:
+        """What is kept."""
+        return Held(len(self), self.size_bytes)
+
+    def serve(self, model: str) -> None:
+        """Nothing: a process has one model."""
+
+    async def put_many(self, images: Sequence[StoredImage]) -> list[str | None]:
+        """The id under which each image is kept; None for one that the store cannot hold."""
+        return [self._put(image) for image in images]
+
+    def _put(self, image: StoredImage) -> str | None:
         if self._max_images == 0 or image.size_bytes > self._max_bytes:
             return None
         while len(self) >= self._max_images or self.size_bytes + image.size_bytes > self._max_bytes:
             self._remove(next(iter(self._by_use)))
-        image_id = secrets.token_urlsafe(ID_BYTES)
+        image_id = new_id()
         self._by_use[image_id] = image
         self._expiry[image_id] = self._clock() + self._ttl_s
         self.size_bytes += image.size_bytes
         return image_id
 
-    def get(self, image_id: str) -> StoredImage | None:
+    async def get(self, image_id: str) -> StoredImage | None:
         """The image of an id; None if it is unknown, evicted or expired."""
         self.expire()
         if image_id not in self._by_use:
@@ -93,6 +152,10 @@ class ImageStore:
         self._by_use.clear()
         self._expiry.clear()
         self.size_bytes = 0
+
+    async def close(self) -> None:
+        """Drops everything."""
+        self.clear()
 
     def _remove(self, image_id: str) -> None:
         self.size_bytes -= self._by_use.pop(image_id).size_bytes

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-STAGES = ("read", "decode", "queue", "copy", "engine", "draw", "encode")
+STAGES = ("read", "decode", "queue", "copy", "engine", "store", "draw", "encode")
 """Stages in the order in which a picture passes them."""
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.store import ENTRY_OVERHEAD_BYTES, ImageStore, StoredImage, stored_image
+from service.store import ENTRY_OVERHEAD_BYTES, Held, MemoryStore, StoredImage, stored_image
 from tests.service.doubles import SCORE, SOURCE_MAPS
+
+pytestmark = pytest.mark.anyio
 
 SMALL = ENTRY_OVERHEAD_BYTES + SCORE.nbytes + SOURCE_MAPS.nbytes
 
@@ -16,11 +21,16 @@ def image(data_bytes: int = 100) -> StoredImage:
     return stored_image(bytes(data_bytes), SCORE, SOURCE_MAPS)
 
 
-def test_an_image_comes_back_as_it_was() -> None:
-    store = ImageStore(10, 1 << 20, 60)
-    image_id = store.put(stored_image(b"abc", SCORE, SOURCE_MAPS))
+async def put(store: MemoryStore, kept: StoredImage | None = None) -> str | None:
+    [image_id] = await store.put_many([kept or image()])
+    return image_id
+
+
+async def test_an_image_comes_back_as_it_was() -> None:
+    store = MemoryStore(10, 1 << 20, 60)
+    image_id = await put(store, stored_image(b"abc", SCORE, SOURCE_MAPS))
     assert image_id is not None
-    found = store.get(image_id)
+    found = await store.get(image_id)
     assert found is not None
     assert found.data == b"abc"
     assert found.frequency_score.tolist() == SCORE.tolist()
@@ -33,23 +43,23 @@ def test_an_entry_keeps_rows_of_its_own_and_not_the_batch_they_came_from() -> No
     assert kept.frequency_score.base is None
 
 
-def test_the_least_recently_used_image_goes_first_when_there_are_too_many() -> None:
-    store = ImageStore(2, 1 << 20, 60)
-    first, second = store.put(image()), store.put(image())
+async def test_the_least_recently_used_image_goes_first_when_there_are_too_many() -> None:
+    store = MemoryStore(2, 1 << 20, 60)
+    first, second = await put(store), await put(store)
     assert first
     assert second
-    assert store.get(first) is not None
-    third = store.put(image())
+    assert await store.get(first) is not None
+    third = await put(store)
     assert third
-    assert [store.get(image_id) is not None for image_id in (first, second, third)] == [True, False, True]
+    assert [await store.get(image_id) is not None for image_id in (first, second, third)] == [True, False, True]
 
 
-def test_images_go_until_a_new_one_fits_into_the_bytes() -> None:
-    store = ImageStore(10, 3 * (SMALL + 100), 60)
-    small = [store.put(image()) for _ in range(3)]
-    large = store.put(image(SMALL + 200))
+async def test_images_go_until_a_new_one_fits_into_the_bytes() -> None:
+    store = MemoryStore(10, 3 * (SMALL + 100), 60)
+    small = [await put(store) for _ in range(3)]
+    large = await put(store, image(SMALL + 200))
     assert large
-    assert [store.get(image_id or "") is not None for image_id in (*small, large)] == [
+    assert [await store.get(image_id or "") is not None for image_id in (*small, large)] == [
         False,
         False,
         True,
@@ -58,45 +68,45 @@ def test_images_go_until_a_new_one_fits_into_the_bytes() -> None:
     assert store.size_bytes == 3 * (SMALL + 100)
 
 
-def test_an_image_larger_than_the_store_is_not_kept_and_evicts_nothing() -> None:
-    store = ImageStore(10, 5000, 60)
-    small = store.put(image())
-    assert store.put(image(5000)) is None
-    assert store.get(small or "") is not None
+async def test_an_image_larger_than_the_store_is_not_kept_and_evicts_nothing() -> None:
+    store = MemoryStore(10, 5000, 60)
+    small = await put(store)
+    assert await put(store, image(5000)) is None
+    assert await store.get(small or "") is not None
 
 
-def test_a_store_of_no_images_keeps_nothing() -> None:
-    store = ImageStore(0, 1 << 20, 60)
-    assert store.put(image()) is None
+async def test_a_store_of_no_images_keeps_nothing() -> None:
+    store = MemoryStore(0, 1 << 20, 60)
+    assert await put(store) is None
     assert (len(store), store.size_bytes) == (0, 0)
 
 
-def test_an_image_is_gone_when_its_time_is_over_even_if_it_is_looked_at() -> None:
+async def test_an_image_is_gone_when_its_time_is_over_even_if_it_is_looked_at() -> None:
     now = [0.0]
-    store = ImageStore(10, 1 << 20, 60, clock=lambda: now[0])
-    early = store.put(image()) or ""
+    store = MemoryStore(10, 1 << 20, 60, clock=lambda: now[0])
+    early = await put(store) or ""
     now[0] = 30.0
-    late = store.put(image()) or ""
+    late = await put(store) or ""
     now[0] = 59.9
-    assert store.get(early) is not None
+    assert await store.get(early) is not None
     now[0] = 60.0
-    assert store.get(early) is None
-    assert store.get(late) is not None
+    assert await store.get(early) is None
+    assert await store.get(late) is not None
     now[0] = 90.0
     store.expire()
     assert (len(store), store.size_bytes) == (0, 0)
 
 
 @given(st.lists(st.tuples(st.integers(0, 3000), st.floats(0, 5)), max_size=40), st.integers(1, 5))
-def test_whatever_comes_the_limits_hold_and_the_bytes_add_up(puts: list[tuple[int, float]], most: int) -> None:
+async def test_whatever_comes_the_limits_hold_and_the_bytes_add_up(puts: list[tuple[int, float]], most: int) -> None:
     now = [0.0]
-    store = ImageStore(most, 8000, 10, clock=lambda: now[0])
+    store = MemoryStore(most, 8000, 10, clock=lambda: now[0])
     ids = []
     for size, passed in puts:
         now[0] += passed
-        ids.append(store.put(image(size)))
+        ids.append(await put(store, image(size)))
         assert len(store) <= most
         assert store.size_bytes <= 8000
-    kept = [found for image_id in ids if image_id and (found := store.get(image_id))]
+    kept = [found for image_id in ids if image_id and (found := await store.get(image_id))]
     assert len(kept) == len(store)
     assert store.size_bytes == sum(found.size_bytes for found in kept)
