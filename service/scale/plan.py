@@ -15,6 +15,9 @@ HEALTH = {"health_check_period_s": 2.0, "health_check_timeout_s": 10.0}
 LEAST_WAIT_S = 0.5
 """Ray looks that often whether a replica that is to end has answered all it had."""
 
+BURST = 1024
+"""Requests that a proxy of Ray is about to hand over count as queued: fewer would make Ray refuse a burst by itself."""
+
 QUIET = {"enable_access_log": False}
 """The service has its own request log, which is sampled."""
 
@@ -43,13 +46,13 @@ def ingress_options(settings: Settings) -> dict[str, Any]:
     """CPU replicas, as many as the requests under way need.
 
     An ingress may have more under way than its own queue and its calls hold: it is the one to refuse, with a problem
-    document. What Ray queues beyond that is refused with 429 as well.
+    document. Ray's own limit is the last resort, and has the same status.
     """
     held = settings.max_queue_size + calls_under_way(settings) * settings.max_batch_size
     return {
         **_replicas(settings),
         "max_ongoing_requests": 2 * held,
-        "max_queued_requests": settings.max_queue_size,
+        "max_queued_requests": max(BURST, 2 * held),
         "backpressure_config": {"status_code": 429, "retry_after_s": 1},
         "ray_actor_options": {"num_cpus": 1},
         **_end(settings),

@@ -115,8 +115,10 @@ def test_panels_fill_the_grid_without_overlapping() -> None:
 
 
 def test_every_query_is_restricted_to_the_chosen_processes_and_window() -> None:
-    assert [variable["name"] for variable in dashboard()["templating"]["list"]] == ["instance", "window"]
+    assert [variable["name"] for variable in dashboard()["templating"]["list"]] == ["instance", "replica", "window"]
     for where, query in panel_queries().items():
         for selector in re.findall(r"\{([^}]*)\}", query):
-            assert selector.startswith('job="freqmerge", instance=~"$instance"') or "ALERTS" in query, where
+            assert (
+                selector.startswith('job="freqmerge", instance=~"$instance", replica=~"$replica"') or "ALERTS" in query
+            ), where
         assert not re.search(r"\[(?!\$window\]|\$__range\])", query), where

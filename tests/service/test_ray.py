@@ -19,12 +19,14 @@ import pytest
 
 from service.app import create_app
 from service.bench.fake import Cost, fake_loader
-from service.bench.processes import Server, tree
+from service.bench.processes import Server
+from service.bench.scale import replica_pids
 from service.bench.targets import HOST, SCALED
 from service.errors import SettingsError
 from service.settings import Settings
 from tests.service.conftest import until
 from tests.service.doubles import picture
+from tests.service.redis_server import redis_server
 
 PATIENCE_S = 120.0
 COST = Cost(base_s=0.02, per_image_s=0.005)
@@ -74,19 +76,18 @@ def test_importing_the_module_builds_nothing_and_asking_for_the_app_builds_it(
 
 
 @pytest.fixture(scope="module")
-def cluster(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Two ingresses and two engines behind Ray's proxy, ready."""
-    settings = {
+    settings: dict[str, Any] = {
         "max_batch_size": BATCH,
         "max_queue_size": QUEUE,
         "engine_replicas": 2,
         "ingress_min_replicas": 2,
         "ingress_max_replicas": 2,
-        "store_url": redis_url,
         "log_level": "warning",
     }
     home = {"HOME": str(tmp_path_factory.mktemp("home"))}  # Ray keeps a token there
-    with SCALED.start(Path(), COST, home, **settings) as server:
+    with redis_server() as redis, SCALED.start(Path(), COST, home, store_url=redis.url, **settings) as server:
         yield server
 
 
@@ -193,15 +194,10 @@ def test_what_finds_no_room_is_refused_with_429_and_a_time_to_come_back(client: 
             assert int(answer.headers["retry-after"]) >= 1
 
 
-def engine_processes(server: Server) -> list[int]:
-    named = {pid: Path(f"/proc/{pid}/cmdline").read_text(errors="replace") for pid in tree(server.pid)}
-    return [pid for pid, command in named.items() if "ServeReplica:freqmerge:Engine" in command]
-
-
 def test_an_engine_killed_under_load_costs_no_answer_and_is_replaced(cluster: Server, client: httpx.Client) -> None:
     engines = replicas(client, "^freqmerge_model_info").keys()
     assert len(engines) == 2
-    victim = engine_processes(cluster)[0]
+    victim = replica_pids(cluster, "Engine")[0]
     statuses: Counter[int] = Counter()
     with ThreadPoolExecutor(8) as pool:
         under_way = classify_at_once(client, pool, 8)
@@ -223,5 +219,3 @@ def test_a_shutdown_answers_what_is_under_way(cluster: Server, client: httpx.Cli
         eventually(lambda: sum(replicas(client, "^freqmerge_images_admitted").values()) >= before + 8)
         assert cluster.stop(PATIENCE_S) == 0
         assert [one.result().status_code for one in under_way] == 8 * [200]
-
-

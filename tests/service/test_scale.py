@@ -369,7 +369,7 @@ def test_a_replica_takes_twice_a_batch_and_more_than_its_own_queue_holds(changes
     assert engine["max_ongoing_requests"] >= plan.calls_under_way(settings) * settings.ingress_max_replicas
     assert ingress["max_ongoing_requests"] >= 2 * settings.max_batch_size
     assert ingress["max_ongoing_requests"] > settings.max_queue_size
-    assert ingress["max_queued_requests"] == settings.max_queue_size
+    assert ingress["max_queued_requests"] > settings.max_queue_size, "bounded, but not the first to refuse"
     assert ingress["backpressure_config"]["status_code"] == 429
 
 
