@@ -13,8 +13,9 @@ import pytest
 
 from service.settings import Settings
 from tests.docker.files import DOCKER, ROOT, compose, dashboard, resets, settings, stages, without_resets
+from tests.service.redis_server import redis_server
 
-FILES = ("docker-compose.yml", "docker/compose.cpu.yml")
+FILES = ("docker-compose.yml", "docker/compose.cpu.yml", "docker/compose.redis.yml")
 FORCED_END_S = 10
 """How long a shutdown waits for an engine that hangs, after the drain."""
 
@@ -73,6 +74,32 @@ def test_every_container_is_read_only_without_capabilities_bounded_and_started_a
 def test_images_of_others_are_pinned_and_reachable_from_this_host_only(services: dict[str, Any], name: str) -> None:
     assert re.fullmatch(r"[a-z]+/[a-z]+:v?\d+\.\d+\.\d+", services[name]["image"])
     assert all(port.startswith("127.0.0.1:") for port in services[name]["ports"])
+
+
+def test_the_redis_is_hardened_bounded_writes_nothing_and_is_reached_by_the_service_alone() -> None:
+    added = compose("docker/compose.redis.yml")["services"]
+    redis = added["redis"]
+    assert re.fullmatch(r"library/redis:\d+\.\d+\.\d+", redis["image"])
+    assert (redis["read_only"], redis["cap_drop"]) == (True, ["ALL"])
+    assert (redis["security_opt"], redis["restart"]) == (["no-new-privileges:true"], "unless-stopped")
+    assert redis["deploy"]["resources"]["limits"].keys() == {"memory", "pids"}
+    assert not redis.keys() & {"ports", "volumes"}
+    url = added["freqmerge"]["environment"]["FREQMERGE_STORE_URL"]
+    assert url == "redis://redis:6379/0"
+    assert Settings(store_url=url).keeps_images
+
+
+def test_the_redis_takes_its_options_and_drops_what_was_used_longest_ago() -> None:
+    [program, *options] = compose("docker/compose.redis.yml")["services"]["redis"]["command"]
+    assert program == "redis-server"
+    with redis_server(*(option.replace("${REDIS_MEMORY:-256mb}", "256mb") for option in options)) as server:
+        for name, value in {
+            "maxmemory": str(256 << 20),
+            "maxmemory-policy": "allkeys-lru",
+            "save": "",
+            "appendonly": "no",
+        }.items():
+            assert server.ask("CONFIG", "GET", name) == {name.encode(): value.encode()}
 
 
 def test_the_grace_period_is_longer_than_the_longest_shutdown(services: dict[str, Any]) -> None:

@@ -105,6 +105,52 @@ def test_a_misspelt_setting_is_refused_with_the_one_that_was_meant(monkeypatch: 
 
 
 @pytest.mark.parametrize(
+    "url",
+    [
+        "redis://localhost",
+        "redis://:p%40ss@redis.example:6379/0",
+        "redis://user:secret@[::1]:6379",
+        "rediss://redis.example:6380/1?ssl_ca_certs=/etc/ca.pem&ssl_cert_reqs=required",
+        "unix:///run/redis.sock",
+        "unix://:secret@/run/redis.sock?db=2",
+    ],
+)
+def test_the_address_of_a_store_is_taken_and_not_shown(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("FREQMERGE_STORE_URL", url)
+    found = read_settings()
+    assert found.store_url is not None
+    assert found.store_url.get_secret_value() == url
+    assert url not in repr(found) + str(found.model_dump())
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://:sesame@localhost:6379",
+        "memcached://:sesame@localhost",
+        "localhost:6379",
+        "redis://",
+        "redis://:sesame@localhost:many",
+        "redis://:sesame@localhost/zero",
+        "redis://:sesame@localhost?decode_responses=true",
+        "redis://:sesame@localhost redis://other",
+        "unix://:sesame@",
+    ],
+)
+def test_an_address_that_is_no_redis_is_refused_in_one_line_that_does_not_show_it(
+    monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("FREQMERGE_STORE_URL", url)
+    with pytest.raises(SettingsError) as caught:
+        read_settings()
+    message = str(caught.value)
+    assert message.startswith("cannot start: FREQMERGE_STORE_URL=(hidden) is not valid: expected a text as described (")
+    assert "such as redis://:password@host:6379/0, rediss:// (TLS) or unix:///path" in message
+    assert "sesame" not in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
     [
         ("FREQMERGE_WEB_SERVICE_HOST", "10.0.0.1"),

@@ -76,7 +76,7 @@ async def test_an_image_larger_than_the_store_is_not_kept_and_evicts_nothing() -
 async def test_a_store_of_no_images_keeps_nothing() -> None:
     store = MemoryStore(0, 1 << 20, 60)
     assert await put(store) is None
-    assert (len(store), store.size_bytes) == (0, 0)
+    assert store.held == Held(0, 0)
 
 
 async def test_an_image_is_gone_when_its_time_is_over_even_if_it_is_looked_at() -> None:
@@ -92,7 +92,7 @@ async def test_an_image_is_gone_when_its_time_is_over_even_if_it_is_looked_at() 
     assert await store.get(late) is not None
     now[0] = 90.0
     store.expire()
-    assert (len(store), store.size_bytes) == (0, 0)
+    assert store.held == Held(0, 0)
 
 
 @given(st.lists(st.tuples(st.integers(0, 3000), st.floats(0, 5)), max_size=40), st.integers(1, 5))
