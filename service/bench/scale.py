@@ -25,9 +25,9 @@ from service.bench.sections import singles
 from service.bench.targets import HOST, OURS, SCALED
 
 NAME = "service_scale"
-BATCH = 32
-CLIENTS = {"engine": 160, "http": 64}
-COSTS = {"engine": Cost(0.02, 0.01), "http": Cost(0.002, 0.0001)}
+BATCH = 16
+CLIENTS = {"engine": 80, "http": 64}
+COSTS = {"engine": Cost(0.02, 0.03), "http": Cost(0.002, 0.0001)}
 SINGLE, KILL = "single", "kill"
 LAYOUTS = (SINGLE, "1x1", "2x1", "4x1", "1x2", "2x2", "4x2")
 HAPROXY = {"RAY_SERVE_ENABLE_HA_PROXY": "1"}
@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         path = records.merge(NAME, command, [figures], _key, options.results)
     if options.kill:
         sys.stderr.write("bench: kill …\n")
-        path = records.merge(NAME, command, kill_figures(max(6.0, options.seconds)), _key, options.results)
+        path = records.merge(NAME, command, kill_figures(max(9.0, options.seconds)), _key, options.results)
     found = records.read(NAME, options.results)
     sys.stdout.write(f"{reports.scale(found)}\n{reports.kills(found)}\nrecords: {path}\n")
     return 0
