@@ -52,6 +52,8 @@ check: lint test ## everything that CI checks: lint, then the tests
 
 bench: $(DEV_READY) $(BENCH_READY) ## measure the service, alone and beside other servers (BENCH_ARGS="--parts sweep")
 	$(BIN)/python -m service.bench --peers-python $(BENCH_VENV)/bin/python $(BENCH_ARGS)
+	$(if $(BENCH_ARGS),,$(BIN)/python -m service.bench.scale --kill)
+	$(if $(BENCH_ARGS),,$(BIN)/python -m service.bench.scale --load http --layouts single 1x1 2x1)
 	$(BIN)/python -m service.bench.tables
 
 SOAK_S ?= 600

@@ -50,12 +50,13 @@ CORS: dict[str, Any] = {
 """What pages of the allowed origins may send and read; never cookies, for the service knows none."""
 
 
-def create_app(settings: Settings, load: ModelLoader = load_model) -> FastAPI:
+def create_app(settings: Settings, load: ModelLoader = load_model, *, start_warm: bool = False) -> FastAPI:
     """The application, not started; its `state.service` is the running `Service`.
 
     Start-up returns at once and loads the model in the background: `/live` answers meanwhile, `/ready`
     refuses. When `state.service.failure` is set, the model could not be loaded or the engine has died, and
-    the host (`service.__main__`) should end the process.
+    the host (`service.__main__`) should end the process. With `start_warm` start-up returns when the engine is warm,
+    and fails with what kept it from that: for a host that counts a started app as a ready one.
     """
     service = Service(settings, load)
     app = FastAPI(
@@ -70,6 +71,7 @@ def create_app(settings: Settings, load: ModelLoader = load_model) -> FastAPI:
         description=openapi.DESCRIPTION,
     )
     app.state.service = service
+    app.state.start_warm = start_warm
     _wrap(app, service)
     app.add_exception_handler(RequestError, answer_refusal)
     app.add_exception_handler(RequestValidationError, answer_bad_parameter)
@@ -101,6 +103,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     service: Service = app.state.service
     await service.open()
     try:
+        if app.state.start_warm:
+            await service.warm()
         yield
     finally:
         await service.close()

@@ -1,4 +1,4 @@
-"""Groups waiting images for one engine thread, which cuts a batch the moment it is free.
+"""Groups waiting images for one engine, whose thread cuts a batch the moment it is free.
 
 The contract, clause by clause (tests/service/test_batcher.py):
 
@@ -8,8 +8,9 @@ The contract, clause by clause (tests/service/test_batcher.py):
 4. the queue is bounded, counts images, and refuses at once;
 5. shutdown drains: what is admitted is answered, what comes later is refused.
 
-No timer, no polling: an idle engine thread sleeps on a condition. What the queue decides is in
-`service.waiting`, what a caller holds in `service.slots`; this is the shell with the lock and the thread.
+No timer, no polling: an idle engine thread sleeps on a condition. An engine that takes several batches at a time, such
+as one on other machines, has as many threads. What the queue decides is in `service.waiting`, what a caller holds in
+`service.slots`; this is the shell with the lock and the threads.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import Draining, EngineFailed, NotReady, QueueFull
+from service.errors import Draining, EngineFailed, NotReady, QueueFull, RequestError
 from service.slots import Answer, Counts, Outcome, Reservation, Slot, deadline_exceeded
 from service.waiting import Limits, Stage, WaitingQueue
 
@@ -41,11 +44,19 @@ FAILURES_UNTIL_FAILING = 3
 Verdict = tuple[Slot, Answer | Exception]
 
 
+@dataclass(eq=False, slots=True)
+class _Run:
+    """A batch under way."""
+
+    slots: list[Slot]
+    since: float
+
+
 class Batcher:
     """Admission, queue and engine loop of one engine.
 
-    `check`, `reserve`, `leave`, `refuse_new` and `drained` belong to one event loop, `serve` to one thread; the
-    rest may be called from anywhere. `on_batch` hears the size of every batch that ran, on the engine thread.
+    `check`, `reserve`, `leave`, `refuse_new` and `drained` belong to one event loop, `serve` to the engine's threads;
+    the rest may be called from anywhere. `on_batch` hears the size of every batch that ran, on an engine thread.
     """
 
     def __init__(
@@ -60,8 +71,8 @@ class Batcher:
         self._changed = threading.Condition()
         self._clock = clock
         self._on_batch = on_batch
-        self._running: list[Slot] = []
-        self._running_since: float | None = None
+        self._runs: list[_Run] = []
+        self._lanes = 0
         self._busy_s = 0.0
         self._image_s = 0.0
         self._failures = 0
@@ -90,19 +101,19 @@ class Batcher:
 
     @property
     def busy_s(self) -> float:
-        """Seconds that the engine thread has spent on batches, the present one included."""
-        since = self._running_since
-        return self._busy_s + (self._clock() - since if since is not None else 0.0)
+        """Seconds that engine threads have spent on batches, the present ones included."""
+        with self._changed:
+            return self._busy_s + sum(self._clock() - run.since for run in self._runs)
 
     @property
     def running_s(self) -> float:
-        """Age of the batch that runs now, 0 if none does."""
-        since = self._running_since
-        return self._clock() - since if since is not None else 0.0
+        """Age of the oldest batch that runs now, 0 if none does."""
+        with self._changed:
+            return self._clock() - self._runs[0].since if self._runs else 0.0
 
     def retry_after_s(self) -> float:
         """When a refused client may find room: the time that the present queue needs at the measured rate."""
-        return max(1.0, self.queued * self._image_s)
+        return max(1.0, self.queued * self._image_s / max(1, self._lanes))
 
     # --- callers: one event loop ---
 
@@ -171,15 +182,19 @@ class Batcher:
             f"expected {room}, found {self.queued} waiting; try again in {wait_s:.0f} s", retry_after_s=wait_s
         )
 
-    # --- the engine thread ---
+    # --- the engine's threads ---
 
     def serve(self, engine: Engine) -> None:
-        """Runs batches until `stop` was called and nothing waits any more; blocks its thread."""
+        """Runs batches until `stop` was called and nothing waits any more; blocks its thread.
+
+        Several threads may serve the same engine, if it can run so many batches at a time.
+        """
         largest = min(self.limits.max_batch_size, engine.max_batch_size)
         with self._changed:
+            self._lanes += 1
             self._queue.limits = Limits(largest, self.limits.max_queue_delay_s, self.limits.max_queue_size)
-        while batch := self._next_batch():
-            self._run(engine, batch)
+        while run := self._next_run():
+            self._carry_out(engine, run)
 
     def stop(self) -> None:
         """Lets `serve` return once nothing waits."""
@@ -191,28 +206,30 @@ class Batcher:
         """The engine is dead: every waiting and running image ends with `NotReady(why)`, all others too."""
         with self._changed:
             self._death = why
-            orphans = [*self._running, *self._queue.clear()]
+            orphans = [*(slot for run in self._runs for slot in run.slots), *self._queue.clear()]
         self._deliver([(slot, NotReady(why)) for slot in orphans])
 
-    def _next_batch(self) -> list[Slot]:
-        """The next batch, as soon as there is one; empty after `stop`."""
+    def _next_run(self) -> _Run | None:
+        """The next batch, as soon as there is one; None after `stop`."""
         with self._changed:
             while True:
                 batch, expired, wait_s = self._queue.cut(self._clock(), self._stopping)
                 self._deliver([(slot, deadline_exceeded(slot.timeout_s)) for slot in expired])
-                if batch or self._stopping:
-                    self._running = batch
-                    return batch
+                if batch:
+                    self._runs.append(_Run(batch, self._clock()))
+                    return self._runs[-1]
+                if self._stopping:
+                    return None
                 self._changed.wait(wait_s)
 
-    def _run(self, engine: Engine, batch: list[Slot]) -> None:
-        self._running_since = started = self._clock()
-        answered = self._attempt(engine, batch)
-        taken_s = self._clock() - started
-        self._failures = 0 if answered else self._failures + 1
-        self._image_s += 0.2 * (taken_s / len(batch) - self._image_s)  # moving average over about five batches
-        self._busy_s += taken_s
-        self._running, self._running_since = [], None
+    def _carry_out(self, engine: Engine, run: _Run) -> None:
+        answered = self._attempt(engine, run.slots)
+        with self._changed:
+            taken_s = self._clock() - run.since
+            self._failures = 0 if answered else self._failures + 1
+            self._image_s += 0.2 * (taken_s / len(run.slots) - self._image_s)  # moving average over about five batches
+            self._busy_s += taken_s
+            self._runs.remove(run)
 
     def _attempt(self, engine: Engine, batch: list[Slot]) -> int:
         """The number of answers given by running the batch, or the halves of one that raises."""
@@ -221,6 +238,8 @@ class Batcher:
             return 0
         try:
             verdicts = self._verdicts(engine, wanted)
+        except RequestError as error:  # refused as a whole by an engine elsewhere: halves would fare no better
+            verdicts = [(slot, copy(error)) for slot in wanted]
         except Exception as error:
             if len(wanted) > 1:
                 half = len(wanted) // 2

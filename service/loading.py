@@ -30,6 +30,10 @@ class ServedModel:
     schedule: tuple[int, ...]
     grid: tuple[int, int]
     parameters: int
+    lanes: int = 1
+    """Batches that the engine takes at a time."""
+    elsewhere: bool = False
+    """Whether the engine runs in another process, perhaps on another machine."""
 
     @property
     def native_size(self) -> int:

@@ -159,10 +159,11 @@ class Metrics:
         """Counts images that the store could not take or look up."""
         self._store_children[operation].inc(images)
 
-    def exposition(self, accept: str) -> tuple[bytes, str]:
-        """All metrics and their media type: OpenMetrics if `accept` asks for it, else Prometheus text."""
-        encode, media_type = choose_encoder(accept)
-        return encode(self.registry), media_type
+
+def exposition(registry: Collector, accept: str) -> tuple[bytes, str]:
+    """All metrics of a registry and their media type: OpenMetrics if `accept` asks for it, else Prometheus text."""
+    encode, media_type = choose_encoder(accept)
+    return encode(registry), media_type
 
 
 class BatcherCollector(Collector):
@@ -208,7 +209,7 @@ class BatcherCollector(Collector):
             "freqmerge_gpu_memory_bytes", "Memory of the model's GPU, whoever uses it", labels=["state"]
         )
         model = self._service.model
-        if model is not None and model.engine.device.startswith("cuda"):
+        if model is not None and model.engine.device.startswith("cuda") and not model.elsewhere:
             import torch  # loaded long since by the engine; without one the metrics do without it
 
             free, total = torch.cuda.mem_get_info(model.engine.device)

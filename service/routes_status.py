@@ -13,6 +13,7 @@ from service import card, openapi
 from service.answers import json_answer
 from service.direct import DirectRoute
 from service.errors import Draining, NotReady
+from service.metrics import exposition
 from service.pipeline import service_of
 from service.schemas import Health, Labels, ModelCard
 
@@ -54,9 +55,9 @@ async def labels(request: Request) -> Response:
 
 
 async def metrics(request: Request) -> Response:
-    """Prometheus metrics, as OpenMetrics if the client accepts that."""
-    exposition = service_of(request).metrics.exposition
-    body, media_type = await asyncio.to_thread(exposition, request.headers.get("accept", ""))
+    """Prometheus metrics, as OpenMetrics if the client accepts that; of every replica, where there are several."""
+    registry = await service_of(request).gather()
+    body, media_type = await asyncio.to_thread(exposition, registry, request.headers.get("accept", ""))
     return Response(body, media_type=media_type)
 
 

@@ -12,10 +12,11 @@ import contextlib
 import gc
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import numpy as np
+from prometheus_client.registry import Collector
 
 from service import card, work
 from service.batcher import Batcher
@@ -51,11 +52,14 @@ class Service:
         self.labels: list[dict[str, Any]] = []
         self.failure: StartupError | None = None
         """Why the service will never be ready (again); its host should end the process."""
+        self.gather: Callable[[], Awaitable[Collector]] = self._own_metrics
+        """What GET /metrics tells; a host with several replicas sets it to one that asks them all."""
         self._load = load
         self._leaving = False
         self._probing: asyncio.Task[None] | None = None
         self._ticker: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._settled = asyncio.Event()
         self._engine_thread = threading.Thread(target=self._engine_life, name="freqmerge-engine", daemon=True)
         self.metrics.watch(self)
 
@@ -66,6 +70,12 @@ class Service:
         self._loop = asyncio.get_running_loop()
         self._ticker = asyncio.create_task(self._tick())
         self._engine_thread.start()
+
+    async def warm(self) -> None:
+        """Returns when the engine is warm; raises the `StartupError` that kept it from that."""
+        await self._settled.wait()
+        if self.failure is not None:
+            raise self.failure
 
     def announce_shutdown(self) -> None:
         """Not ready from now on, though requests are still served; safe in a signal handler."""
@@ -134,13 +144,31 @@ class Service:
             return NotReady(f"expected an engine that makes progress, found one batch running for {age_s:.0f} s")
         return None
 
-    # --- engine thread ---
+    # --- engine threads ---
 
     def _engine_life(self) -> None:
-        try:
+        with self._vital():
             served = self._warm_model()
             self._on_loop(self._became_warm, served)
+            more = [
+                threading.Thread(target=self._lane, args=(served,), name=f"freqmerge-engine-{lane}", daemon=True)
+                for lane in range(1, served.lanes)
+            ]
+            for thread in more:
+                thread.start()
             self.batcher.serve(served.engine)
+            for thread in more:
+                thread.join()
+
+    def _lane(self, served: ServedModel) -> None:
+        with self._vital():
+            self.batcher.serve(served.engine)
+
+    @contextlib.contextmanager
+    def _vital(self) -> Iterator[None]:
+        """A block that the service does not outlive."""
+        try:
+            yield
         except StartupError as error:
             self._engine_died(error)
         except BaseException as error:  # whatever it is, it must not leave waiting callers without an answer
@@ -164,10 +192,12 @@ class Service:
         self.metrics.set_model(info, served.manifest.class_names)
         self.store.serve(served.fingerprint)
         self.model = served
+        self._settled.set()
         log.info("ready", extra={"fields": {**info, "reason": served.engine.reason}})
 
     def _engine_died(self, error: StartupError) -> None:
         self.failure = error
+        self._on_loop(self._settled.set)
         self.batcher.abandon("expected a running engine, found one that has died; send the picture again")
 
     def _on_loop(self, call: Callable[..., None], *args: Any) -> None:
@@ -176,6 +206,9 @@ class Service:
                 self._loop.call_soon_threadsafe(call, *args)
 
     # --- on the event loop ---
+
+    async def _own_metrics(self) -> Collector:
+        return self.metrics.registry
 
     async def _tick(self) -> None:
         loop = asyncio.get_running_loop()

@@ -139,6 +139,15 @@ class Settings(BaseSettings):
         60, gt=0, le=3600, description="age of a running batch from which on the service reports not ready"
     )
 
+    # several replicas, on Ray Serve
+    engine_replicas: int = Field(1, ge=1, le=1024, description="engine replicas on Ray Serve, one per GPU")
+    ingress_min_replicas: int = Field(
+        1, ge=1, le=1024, description="fewest replicas on Ray Serve that speak HTTP and decode"
+    )
+    ingress_max_replicas: int = Field(
+        4, ge=1, le=1024, description="most of them; Ray adds and removes them with the requests under way"
+    )
+
     # pictures
     max_upload_bytes: int = Field(10 * MIB, ge=1024, le=1 << 30, description="most bytes of one picture (413)")
     max_pixels: int = Field(25_000_000, ge=1024, le=500_000_000, description="most pixels of one picture (413)")
@@ -229,6 +238,15 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"{PREFIX}MAX_BODY_BYTES={self.max_body_bytes} is not valid: expected at least {largest}, the largest "
                 f"body that {PREFIX}MAX_UPLOAD_BYTES and {PREFIX}MAX_BATCH_UPLOAD_BYTES let pass"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _replicas_have_a_range(self) -> Settings:
+        if self.ingress_max_replicas < self.ingress_min_replicas:
+            raise ValueError(
+                f"{PREFIX}INGRESS_MAX_REPLICAS={self.ingress_max_replicas} is not valid: expected at least "
+                f"{PREFIX}INGRESS_MIN_REPLICAS={self.ingress_min_replicas}"
             )
         return self
 

@@ -50,7 +50,9 @@ def traffic() -> Row:
         ("sum by (reason) (rate(freqmerge_rejected_total{SELECTED}[$window])) > 0", "{{reason}}"),
         ("sum(rate(freqmerge_rejected_total{SELECTED}[$window]))", "all"),
     ]
-    in_flight = [("sum by (instance) (freqmerge_http_requests_in_flight{SELECTED})", "{{instance}}")]
+    in_flight = [
+        ("sum by (instance, replica) (freqmerge_http_requests_in_flight{SELECTED})", "{{instance}} {{replica}}")
+    ]
     panels = [
         graph("Requests by route", by_route, "reqps", "Without probes and scrapes.", stacked=True),
         graph("Requests by code", by_code, "reqps", "499 is a client that left.", stacked=True),
@@ -77,14 +79,19 @@ def batches() -> Row:
     """What the batcher makes of it."""
     outcomes = [("sum by (outcome) (rate(freqmerge_images_total{SELECTED}[$window]))", "{{outcome}}")]
     sizes = [
-        mean("freqmerge_batch_size", "instance", "mean, {{instance}}"),
+        mean("freqmerge_batch_size", "instance, replica", "mean, {{instance}} {{replica}}"),
         *quantiles("freqmerge_batch_size", "", "", (0.5, 0.99)),
     ]
     queue = [
-        ("sum by (instance) (freqmerge_queue_images{SELECTED})", "{{instance}}"),
+        ("sum by (instance, replica) (freqmerge_queue_images{SELECTED})", "{{instance}} {{replica}}"),
         ("min(freqmerge_queue_limit_images{SELECTED})", "limit"),
     ]
-    busy = [("sum by (instance) (rate(freqmerge_executor_busy_seconds_total{SELECTED}[$window]))", "{{instance}}")]
+    busy = [
+        (
+            "sum by (instance, replica) (rate(freqmerge_executor_busy_seconds_total{SELECTED}[$window]))",
+            "{{instance}} {{replica}}",
+        )
+    ]
     panels = [
         graph("Throughput", outcomes, "ops", "Images per second, by how they ended.", stacked=True),
         graph("Batch size", sizes, "short", "Images per batch. One under load is a fault."),
@@ -98,7 +105,7 @@ def model() -> Row:
     """What is served, and what it sees."""
     frequent = "topk(15, sum by (label) (increase(freqmerge_predictions_total{SELECTED}[$__range])))"
     over_time = [("topk(8, sum by (label) (rate(freqmerge_predictions_total{SELECTED}[$window])))", "{{label}}")]
-    columns = ("instance", "name", "digest", "engine", "device", "precision", "keep_rate", "version")
+    columns = ("instance", "replica", "name", "digest", "engine", "device", "precision", "keep_rate", "version")
     shift = "Images per second by most probable label; a shift here is a shift of the input or of the model."
     panels = [
         bars("Classes predicted", frequent, "{{label}}", "Most frequent labels in the time range above."),
@@ -110,14 +117,21 @@ def model() -> Row:
 
 def process() -> Row:
     """What it costs."""
-    cpu = [("sum by (instance) (rate(process_cpu_seconds_total{SELECTED}[$window]))", "{{instance}}")]
-    memory = [
-        ("sum by (instance) (process_resident_memory_bytes{SELECTED})", "{{instance}}"),
-        ("sum by (instance) (freqmerge_stored_bytes{SELECTED})", "recent images, {{instance}}"),
-        ("sum by (instance) (freqmerge_decoding_bytes{SELECTED})", "being decoded, {{instance}}"),
-        ("sum by (instance) (freqmerge_body_bytes{SELECTED})", "request bodies, {{instance}}"),
+    cpu = [
+        ("sum by (instance, replica) (rate(process_cpu_seconds_total{SELECTED}[$window]))", "{{instance}} {{replica}}")
     ]
-    gpu = [("sum by (instance, state) (freqmerge_gpu_memory_bytes{SELECTED})", "{{state}}, {{instance}}")]
+    memory = [
+        ("sum by (instance, replica) (process_resident_memory_bytes{SELECTED})", "{{instance}} {{replica}}"),
+        ("sum by (instance, replica) (freqmerge_stored_bytes{SELECTED})", "recent images, {{instance}} {{replica}}"),
+        ("sum by (instance, replica) (freqmerge_decoding_bytes{SELECTED})", "being decoded, {{instance}} {{replica}}"),
+        ("sum by (instance, replica) (freqmerge_body_bytes{SELECTED})", "request bodies, {{instance}} {{replica}}"),
+    ]
+    gpu = [
+        (
+            "sum by (instance, replica, state) (freqmerge_gpu_memory_bytes{SELECTED})",
+            "{{state}}, {{instance}} {{replica}}",
+        )
+    ]
     lag = quantiles("freqmerge_event_loop_lag_seconds", "", "", (0.5, 0.99))
     late = "How late a timer fires; high where something computes on the loop or the cores are taken."
     panels = [
@@ -129,25 +143,31 @@ def process() -> Row:
     return "Process", 8, panels
 
 
+def choice(name: str, label: str, values: str) -> Json:
+    """A variable that takes any number of a label's values. All of them are also those that have no such label."""
+    return {
+        "name": name,
+        "label": label,
+        "type": "query",
+        "datasource": DATASOURCE,
+        "definition": values,
+        "query": {"query": values, "refId": name},
+        "refresh": 2,
+        "multi": True,
+        "includeAll": True,
+        "allValue": ".*",
+        "sort": 1,
+        "current": {"selected": True, "text": "All", "value": "$__all"},
+    }
+
+
 def variables() -> list[Json]:
-    """The choices at the top: which processes, and over which window rates are taken."""
-    instances = 'label_values(freqmerge_ready{job="freqmerge"}, instance)'
+    """The choices at the top: which processes, which replicas of Ray Serve, and over which window rates are taken."""
     windows = ("1m", "5m", "15m", "1h")
+    replicas = 'label_values(freqmerge_queue_images{job="freqmerge", instance=~"$instance"}, replica)'
     return [
-        {
-            "name": "instance",
-            "label": "Process",
-            "type": "query",
-            "datasource": DATASOURCE,
-            "definition": instances,
-            "query": {"query": instances, "refId": "instances"},
-            "refresh": 2,
-            "multi": True,
-            "includeAll": True,
-            "allValue": ".*",
-            "sort": 1,
-            "current": {"selected": True, "text": "All", "value": "$__all"},
-        },
+        choice("instance", "Process", 'label_values(freqmerge_ready{job="freqmerge"}, instance)'),
+        choice("replica", "Replica", replicas),
         {
             "name": "window",
             "label": "Rates over",

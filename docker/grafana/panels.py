@@ -19,7 +19,7 @@ Row = tuple[str, int, Sequence[Json]]
 
 def expression(text: str) -> str:
     """The PromQL with the dashboard's variables in it."""
-    return text.replace("SELECTED", 'job="freqmerge", instance=~"$instance"')
+    return text.replace("SELECTED", 'job="freqmerge", instance=~"$instance", replica=~"$replica"')
 
 
 def quantiles(metric: str, by: str = "", matching: str = "", levels: Sequence[float] = (0.5, 0.9, 0.99)) -> list[Query]:

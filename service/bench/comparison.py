@@ -52,7 +52,7 @@ def turned(targets: tuple[Target, ...], number: int) -> tuple[Target, ...]:
 
 def _measured(target: Target, how: How) -> dict[int, dict[str, Any]]:
     requests = singles(target)
-    extra = {"log_sample": 0} if target is OURS else {}
+    extra: dict[str, Any] = {"log_sample": 0} if target is OURS else {}
     with target.start(how.python, how.cost, **extra) as server:
         return {
             clients: measure(

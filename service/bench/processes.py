@@ -129,6 +129,14 @@ def tree(pid: int) -> list[int]:
     return found
 
 
+def command(pid: int) -> str:
+    """The title or command line of a process; empty if it is gone."""
+    try:
+        return (PROC / str(pid) / "cmdline").read_text(errors="replace")
+    except OSError:
+        return ""
+
+
 def machine_load() -> float:
     """Runnable processes, averaged over the last minute."""
     return round(os.getloadavg()[0], 2)

@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 from model import files, provenance
 
 RESULTS = Path("docs/results")
-PACKAGES = ("fastapi", "numpy", "pillow", "starlette", "torch", "uvicorn", "uvloop")
+PACKAGES = ("fastapi", "numpy", "pillow", "ray", "starlette", "torch", "uvicorn", "uvloop")
 
 
 def machine() -> dict[str, Any]:
@@ -26,16 +26,20 @@ def machine() -> dict[str, Any]:
 
 def write(name: str, command: str, results: Sequence[dict[str, Any]], folder: Path = RESULTS) -> Path:
     """Replaces `folder/name.jsonl` by these results, each line with command, machine, commit and time."""
-    recipe = {
-        "command": command,
-        "machine": machine(),
-        "commit": provenance.commit(),
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.jsonl"
-    files.write_text(path, "".join(json.dumps({**result, **recipe}) + "\n" for result in results))
-    return path
+    return _put(name, _with_recipe(command, results), folder)
+
+
+def merge(
+    name: str,
+    command: str,
+    results: Sequence[dict[str, Any]],
+    key: Callable[[dict[str, Any]], Hashable],
+    folder: Path = RESULTS,
+) -> Path:
+    """As `write`, but results with another key stay as they are."""
+    kept = {key(one): one for one in read(name, folder)}
+    kept |= {key(one): one for one in _with_recipe(command, results)}
+    return _put(name, list(kept.values()), folder)
 
 
 def read(name: str, folder: Path = RESULTS) -> list[dict[str, Any]]:
@@ -44,6 +48,23 @@ def read(name: str, folder: Path = RESULTS) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _with_recipe(command: str, results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    recipe = {
+        "command": command,
+        "machine": machine(),
+        "commit": provenance.commit(),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    return [{**result, **recipe} for result in results]
+
+
+def _put(name: str, results: Sequence[dict[str, Any]], folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.jsonl"
+    files.write_text(path, "".join(json.dumps(result) + "\n" for result in results))
+    return path
 
 
 def package_versions(python: Path, packages: Sequence[str]) -> dict[str, str]:

@@ -118,6 +118,44 @@ def overload(records: Sequence[Record]) -> str:
     return table(head, rows)
 
 
+def scale(records: Sequence[Record]) -> str:
+    """Layouts of Ray Serve beside the single process."""
+    head = ("limit", "ingresses", "engines", "images/s", "p50 ms", "p99 ms", "CPU µs", "machine", "MiB", "not 200")
+    found = find(records, kind="layout")
+    rows = [
+        (
+            one["load"] + (", HAProxy" if one["haproxy"] else ""),
+            *(("single process", "") if one["layout"] == "single" else one["layout"].split("x")),
+            f"{one['images_per_s']:.0f}",
+            _number(one.get("p50_ms")),
+            _number(one.get("p99_ms")),
+            f"{one['server_cpu_us']:.0f}",
+            f"{100 * one['machine_busy_share']:.0f} %",
+            f"{one['rss_mib']:.0f}",
+            str(_refused(one)),
+        )
+        for one in sorted(found, key=_scale_order)
+    ]
+    return table(head, rows)
+
+
+def kills(records: Sequence[Record]) -> str:
+    """What a killed replica cost."""
+    head = ("killed", "clients", "requests", "200", "5xx and 429", "no answer", "longest ms")
+    rows = []
+    for one in find(records, kind="kill"):
+        good, silent = one["statuses"].get("200", 0), one["statuses"].get("0", 0)
+        errors = one["requests"] - good - silent
+        counts = (one["clients"], one["requests"], good, errors, silent)
+        rows.append((f"one of two: {one['killed']}", *map(str, counts), _number(one["longest_ms"])))
+    return table(head, rows)
+
+
+def _scale_order(one: Record) -> tuple[str, bool, str]:
+    layout = "" if one["layout"] == "single" else one["layout"][::-1]
+    return one["load"], one["haproxy"], layout
+
+
 def source(records: Sequence[Record]) -> str:
     """Command, machine, versions and commit of the records; empty of none."""
     if not records or "command" not in records[0]:

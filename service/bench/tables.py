@@ -48,16 +48,23 @@ BENCH: dict[str, Callable[[Sequence[Record]], str]] = {
     "stages": lambda found: reports.stages(found, "freqmerge"),
     "many": reports.many,
     "overload": reports.overload,
+    "soak": soak,
+    "scale": reports.scale,
+    "kills": reports.kills,
     "real": lambda found: reports.sweep(found, "freqmerge_real"),
 }
 
 
+FILES = {"soak": "service_soak", "scale": "service_scale", "kills": "service_scale"}
+"""Where records are that `service.bench` does not write."""
+
+
 def made(name: str, results: Path) -> str:
     """The table of that name with its source below."""
-    found = records.read("service_soak" if name == "soak" else "service_bench", results)
+    found = records.read(FILES.get(name, "service_bench"), results)
     if not found:
         return NOT_RUN
-    table = soak(found) if name == "soak" else BENCH[name](found)
+    table = BENCH[name](found)
     return f"{table}\n{reports.source(found)}"
 
 

@@ -32,11 +32,14 @@ class Target:
     """Name of the form field that carries the picture; None: the picture is the body."""
     extra: Mapping[str, str] = field(default_factory=dict)
 
-    def start(self, python: Path, cost: Cost, **settings: object) -> Server:
-        """A server of this kind, ready; `settings` are the service's own. Raises `RuntimeError`."""
+    def start(self, python: Path, cost: Cost, more: Mapping[str, str] = {}, **settings: object) -> Server:
+        """A server of this kind, ready; `settings` are the service's own, `more` is other environment.
+
+        Raises `RuntimeError`.
+        """
         port = free_port()
         own = {f"{PREFIX}{name.upper()}": str(value) for name, value in settings.items()}
-        extra = {"PYTHONPATH": str(ROOT), **self.extra, **own}
+        extra = {"PYTHONPATH": str(ROOT), **self.extra, **more, **own}
         server = Server(self.command(python, port, cost), port, self.ready, extra=extra)
         try:
             server.wait()
@@ -79,6 +82,13 @@ def _cost(cost: Cost) -> list[str]:
 
 
 OURS = Target("freqmerge", "FreqMerge", _fake, "/ready")
+SCALED = Target(
+    "scaled",
+    "FreqMerge on Ray Serve",
+    lambda python, port, cost: [sys.executable, "-m", "service.bench.scaled", "--port", str(port), *_cost(cost)],
+    "/ready",
+    extra={"RAY_USAGE_STATS_ENABLED": "0"},
+)
 REAL = Target("freqmerge_real", "FreqMerge, shipped checkpoint", _real, "/ready")
 PEERS = (
     Target("bare", "FastAPI route with a lock", _peer("bare"), "/health"),

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from service.app import create_app
+from service.metrics import exposition
 from service.settings import Settings
 from tests.docker.files import DOCKER, ROOT, alert_rules, dashboard, panel_queries, settings
 from tests.service.doubles import FakeEngine, loader
@@ -64,10 +65,10 @@ def test_the_routes_and_outcomes_that_are_selected_exist(app: Any) -> None:
     exact = set(re.findall(r'route="([^"]+)"', text))
     assert exact == {"/classify"}
     assert {"/classify", "/live", "/ready", "/metrics"} <= app.openapi()["paths"].keys()
-    exposition = app.state.service.metrics.exposition("")[0].decode()
+    told = exposition(app.state.service.metrics.registry, "")[0].decode()
     outcomes = set(re.findall(r'outcome="([^"]+)"', text))
     assert outcomes == {"answered"}
-    assert 'freqmerge_images_total{outcome="answered"} 0.0' in exposition
+    assert 'freqmerge_images_total{outcome="answered"} 0.0' in told
 
 
 def test_every_alert_has_a_test_in_which_it_fires_and_one_in_which_it_does_not() -> None:
@@ -114,8 +115,10 @@ def test_panels_fill_the_grid_without_overlapping() -> None:
 
 
 def test_every_query_is_restricted_to_the_chosen_processes_and_window() -> None:
-    assert [variable["name"] for variable in dashboard()["templating"]["list"]] == ["instance", "window"]
+    assert [variable["name"] for variable in dashboard()["templating"]["list"]] == ["instance", "replica", "window"]
     for where, query in panel_queries().items():
         for selector in re.findall(r"\{([^}]*)\}", query):
-            assert selector.startswith('job="freqmerge", instance=~"$instance"') or "ALERTS" in query, where
+            assert (
+                selector.startswith('job="freqmerge", instance=~"$instance", replica=~"$replica"') or "ALERTS" in query
+            ), where
         assert not re.search(r"\[(?!\$window\]|\$__range\])", query), where

@@ -23,7 +23,7 @@ from tests.docker.programs import program
 from tests.service.doubles import FakeEngine, loader, picture
 
 PATIENCE_S = 60.0
-VARIABLES = {"$instance": ".*", "$window": "5s", "$__range": "60s"}
+VARIABLES = {"$instance": ".*", "$replica": ".*", "$window": "5s", "$__range": "60s"}
 NEEDS_A_GPU = {"GPU memory A"}
 
 
@@ -140,7 +140,7 @@ def test_every_panel_of_the_dashboard_gets_data_from_a_running_service(service: 
 
 def test_a_gpu_panel_is_a_query_that_prometheus_understands(prometheus: httpx.Client) -> None:
     for title in NEEDS_A_GPU:
-        query = panel_queries()[title].replace("$instance", ".*")
+        query = panel_queries()[title].replace("$instance", ".*").replace("$replica", ".*")
         assert data(prometheus, "/query", query=query)["result"] == []
 
 

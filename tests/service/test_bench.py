@@ -198,6 +198,39 @@ def test_the_tables_of_the_docs_are_those_of_the_records() -> None:
     assert tables.fill(page, records.RESULTS) == page
 
 
+def test_a_run_of_some_layouts_keeps_the_records_of_the_others(tmp_path: Path) -> None:
+    def layouts(*values: tuple[str, int]) -> list[dict[str, Any]]:
+        return [{"layout": layout, "images_per_s": rate} for layout, rate in values]
+
+    for command, results in (("first", layouts(("1x1", 1), ("2x1", 2))), ("second", layouts(("2x1", 3), ("4x1", 4)))):
+        records.merge("scale", command, results, lambda one: one["layout"], tmp_path)
+    found = [(one["layout"], one["images_per_s"], one["command"]) for one in records.read("scale", tmp_path)]
+    assert found == [("1x1", 1, "first"), ("2x1", 3, "second"), ("4x1", 4, "second")]
+
+
+def test_layouts_stand_below_the_single_process_and_a_killed_replica_is_told_by_what_clients_got() -> None:
+    figures = {"images_per_s": 94.4, "p50_ms": 1, "p99_ms": 2, "server_cpu_us": 3, "machine_busy_share": 0.5}
+    one = {
+        "kind": "layout",
+        "load": "engine",
+        "haproxy": False,
+        "rss_mib": 4,
+        "statuses": {"200": 9, "503": 1},
+        **figures,
+    }
+    text = reports.scale(
+        [one | {"layout": "2x1"}, one | {"layout": "single"}, one | {"layout": "2x1", "haproxy": True}]
+    )
+    assert text.splitlines()[2:] == [
+        "| engine | single process |  | 94 | 1.0 | 2.0 | 3 | 50 % | 4 | 1 |",
+        "| engine | 2 | 1 | 94 | 1.0 | 2.0 | 3 | 50 % | 4 | 1 |",
+        "| engine, HAProxy | 2 | 1 | 94 | 1.0 | 2.0 | 3 | 50 % | 4 | 1 |",
+    ]
+    statuses = {"200": 90, "503": 6, "0": 4}
+    kill = {"kind": "kill", "killed": "engine", "clients": 64, "requests": 100, "statuses": statuses, "longest_ms": 7}
+    assert reports.kills([kill]).splitlines()[2] == "| one of two: engine | 64 | 100 | 90 | 6 | 4 | 7.0 |"
+
+
 def test_a_table_is_markdown() -> None:
     assert reports.table(("a", "b"), [("1", "2")]) == "| a | b |\n| --- | ---: |\n| 1 | 2 |\n"
 
