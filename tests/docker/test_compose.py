@@ -120,7 +120,8 @@ def test_what_is_compiled_or_downloaded_lies_on_a_volume_that_the_image_gives_to
     assert len(caches) == 4
     assert all(place.startswith("/var/cache/freqmerge/") for place in caches.values())
     assert "VOLUME /var/cache/freqmerge" in stages()["gpu"]
-    assert "CACHE" not in " ".join(environment("runtime") | environment("cpu")), "it has to start without a volume"
+    small = {name for name in environment("runtime") | environment("cpu") if "CACHE" in name}
+    assert small == {"FREQMERGE_ENGINE_CACHE"}, "it has to start without a volume: the others have to be writable"
     [made] = [line for line in stages()["runtime"] if "install --directory" in line]
     assert made.endswith("install --directory --owner 10001 --group 10001 /models /var/cache/freqmerge")
 
