@@ -67,7 +67,8 @@ COPY --from=code /app /app
 # Not a declared volume: where the folder cannot be written, the engine is built at every start.
 ENV FREQMERGE_ENGINE_CACHE=/var/cache/freqmerge/engines
 USER 10001:10001
-HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["python", "docker/healthcheck.py"]
+# The first start builds an OpenVINO engine, half a minute to two minutes on two cores; on a volume it is kept.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=300s --retries=3 CMD ["python", "docker/healthcheck.py"]
 ARG VERSION=unknown
 ARG REVISION=unknown
 ARG SOURCE=unknown
