@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.store import ENTRY_OVERHEAD_BYTES, MemoryStore, StoredImage, stored_image
+from service.store import ENTRY_OVERHEAD_BYTES, Held, MemoryStore, StoredImage, stored_image
 from tests.service.doubles import SCORE, SOURCE_MAPS
 
 pytestmark = pytest.mark.anyio
