@@ -48,6 +48,7 @@ BENCH: dict[str, Callable[[Sequence[Record]], str]] = {
     "stages": lambda found: reports.stages(found, "freqmerge"),
     "many": reports.many,
     "overload": reports.overload,
+    "slow_host": reports.goals,
     "soak": soak,
     "scale": reports.scale,
     "kills": reports.kills,
@@ -55,7 +56,12 @@ BENCH: dict[str, Callable[[Sequence[Record]], str]] = {
 }
 
 
-FILES = {"soak": "service_soak", "scale": "service_scale", "kills": "service_scale"}
+FILES = {
+    "slow_host": "service_bench_slow_host",
+    "soak": "service_soak",
+    "scale": "service_scale",
+    "kills": "service_scale",
+}
 """Where records are that `service.bench` does not write."""
 
 
