@@ -156,7 +156,7 @@ async def test_the_routes_answer_as_those_of_a_single_process(cluster: Server) -
 
 def test_a_picture_classified_on_one_ingress_has_its_heatmap_on_every_other(client: httpx.Client) -> None:
     heatmap_url = client.post("/classify", content=picture()).json()["heatmap_url"]
-    pattern = r'http_requests_total\{.*route="/heatmap"'
+    pattern = r'http_requests_total\{(?=.*code="200").*route="/heatmap"'
     eventually(
         lambda: (
             client.get(f"/{heatmap_url}").status_code == 200
