@@ -5,7 +5,6 @@ Every `FREQMERGE_*` setting counts as in `serve run service.ray_app:app`.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import signal
 import sys
@@ -14,21 +13,19 @@ from collections.abc import Sequence
 import ray
 from ray import serve
 
-from service.bench.fake import MAX_BATCH_SIZE, Cost, fake_loader
+from service.bench.fake import Cost, fake_loader
+from service.bench.server import parser_of, settings_of
 from service.errors import StartupError
 from service.ray_app import application
-from service.settings import read_settings
 
 APP = "freqmerge"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code; ends at SIGTERM, together with Ray."""
-    options = _parser().parse_args(arguments)
+    options = parser_of("service.bench.scaled", __doc__).parse_args(arguments)
     try:
-        settings = read_settings(host=options.host, port=options.port)
-        if "max_batch_size" not in settings.model_fields_set:
-            settings = read_settings(host=options.host, port=options.port, max_batch_size=MAX_BATCH_SIZE)
+        settings = settings_of(options)
     except StartupError as error:
         sys.stderr.write(f"freqmerge: {error}\n")
         return error.exit_code
@@ -44,15 +41,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     serve.shutdown()
     ray.shutdown()
     return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m service.bench.scaled", description=__doc__)
-    parser.add_argument("--host", help="address to listen on")
-    parser.add_argument("--port", help="port to listen on")
-    parser.add_argument("--base-ms", type=float, default=2.0, help="cost of a batch, whatever its size")
-    parser.add_argument("--per-image-ms", type=float, default=0.1, help="cost of each image of a batch")
-    return parser
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code, as that of `python -m service`."""
     options = _parser().parse_args(arguments)
     try:
-        settings = _settings(options)
+        settings = settings_of(options)
         log.configure(settings.log_level)
         server.check_runtime()
         opened = server.listener(settings)
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _settings(options: argparse.Namespace) -> Settings:
+def settings_of(options: argparse.Namespace) -> Settings:
     """The environment's settings; where it says nothing, batches of the fake engine's full size."""
     settings = read_settings(host=options.host, port=options.port)
     if "max_batch_size" in settings.model_fields_set:
@@ -59,12 +59,18 @@ def _settings(options: argparse.Namespace) -> Settings:
     return read_settings(host=options.host, port=options.port, max_batch_size=MAX_BATCH_SIZE)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m service.bench.server", description=__doc__)
+def parser_of(module: str, description: str | None) -> argparse.ArgumentParser:
+    """The flags of every server around a model of known cost: its address and that cost."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
     parser.add_argument("--host", help="address to listen on")
     parser.add_argument("--port", help="port to listen on")
     parser.add_argument("--base-ms", type=float, default=2.0, help="cost of a batch, whatever its size")
     parser.add_argument("--per-image-ms", type=float, default=0.1, help="cost of each image of a batch")
+    return parser
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = parser_of("service.bench.server", __doc__)
     parser.add_argument("--leak-bytes", type=int, default=0, help="bytes to lose with every request")
     return parser
 
