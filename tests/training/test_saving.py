@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import pytest
 
@@ -13,15 +14,20 @@ from training import task, train
 from training.errors import SaveError
 
 
-@pytest.fixture
+@contextmanager
 def full_disk():
-    """Every file of this process may grow to 64 KB and no further, as on a disk that is full."""
+    """Every file of this process may grow to 64 KB and no further, as on a disk that is full.
+
+    Not a fixture: pytest reports a test's result before it ends the fixtures, and its own output may be a longer file.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     signalled = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (65_536, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, signalled)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, signalled)
 
 
 def finished(config, model_config):
@@ -29,20 +35,20 @@ def finished(config, model_config):
     return {path: path.read_bytes() for path in (config.checkpoint_path, config.state_path)}
 
 
-def test_a_full_disk_is_a_clear_error_and_leaves_the_last_good_files(recipe, tiny_model, request):
+def test_a_full_disk_is_a_clear_error_and_leaves_the_last_good_files(recipe, tiny_model):
     config = recipe.replace(epochs=1)
     before = finished(config, tiny_model)
     train.prepare(config)
     run = train.Run(config, task.freqmerge(config, tiny_model))
     run._epoch()
-    request.getfixturevalue("full_disk")
-    with pytest.raises(SaveError, match=r"best_model\.safetensors could not .*File too large.* untouched.*start"):
-        run._end_epoch()
-    with pytest.raises(SaveError, match=r"last_state\.safetensors could not be written .* nothing can be resumed"):
-        run.save_state()
-    run.saved = "1 epoch and 0 steps"
-    with pytest.raises(SaveError, match=r"last_state\.safetensors could not be written .* go on with --resume"):
-        run.save_state()
+    with full_disk():
+        with pytest.raises(SaveError, match=r"best_model\.safetensors could not .*File too large.* untouched.*start"):
+            run._end_epoch()
+        with pytest.raises(SaveError, match=r"last_state\.safetensors could not be written .* nothing can be resumed"):
+            run.save_state()
+        run.saved = "1 epoch and 0 steps"
+        with pytest.raises(SaveError, match=r"last_state\.safetensors could not be written .* go on with --resume"):
+            run.save_state()
     assert {path: path.read_bytes() for path in before} == before
     assert sorted(path.name for path in config.checkpoint_path.parent.iterdir()) == [
         "best_model.safetensors",
