@@ -11,7 +11,6 @@ from typing import Annotated, Any, NamedTuple
 
 import torch
 from pydantic import Field, PositiveInt
-from timm.models.vision_transformer import VisionTransformer
 
 from model import FreqMergeViT, ModelConfig, build
 from model.config import Frozen
@@ -31,7 +30,7 @@ class Fit(NamedTuple):
     macs: int
 
 
-def cost(vit: VisionTransformer, config: ModelConfig) -> int:
+def cost(vit: Any, config: ModelConfig) -> int:
     """Multiply-accumulates of one image, the merging included, counted on the model itself."""
     if not config.merges:
         return count_macs(vit, config.image_size)
@@ -39,7 +38,7 @@ def cost(vit: VisionTransformer, config: ModelConfig) -> int:
     return count_macs(FreqMergeViT(vit, config).to(device), config.image_size)
 
 
-def fit_keep_rate(vit: VisionTransformer, config: ModelConfig, macs: int, tolerance: float = 0.01) -> Fit:
+def fit_keep_rate(vit: Any, config: ModelConfig, macs: int, tolerance: float = 0.01) -> Fit:
     """The config with the keep rate whose cost is nearest to `macs`, in steps of 0.001, on its own merge layers.
 
     Raises `BudgetError` if the nearest is further off than `tolerance` (a share of `macs`): one merging block keeps
@@ -52,7 +51,7 @@ def fit_keep_rate(vit: VisionTransformer, config: ModelConfig, macs: int, tolera
     return _nearest(vit, at, 1, 500, macs, tolerance)
 
 
-def fit_counts(vit: VisionTransformer, config: ModelConfig, macs: int, tolerance: float = 0.01) -> Fit:
+def fit_counts(vit: Any, config: ModelConfig, macs: int, tolerance: float = 0.01) -> Fit:
     """The config that merges the same number of tokens in every block, its cost nearest to `macs`.
 
     That is the schedule that ToMe (Bolya et al., ICLR 2023) reports. Where a whole number per block is too coarse,
@@ -73,7 +72,7 @@ def fit_counts(vit: VisionTransformer, config: ModelConfig, macs: int, tolerance
 
 
 def _nearest(
-    vit: VisionTransformer,
+    vit: Any,
     at: Callable[[int], ModelConfig],
     low: int,
     high: int,

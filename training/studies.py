@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
-from timm.models.vision_transformer import VisionTransformer
 
 from model import ModelConfig
 from training import baselines, budget
@@ -76,16 +75,16 @@ class Row:
     problem: str = ""
 
 
-Study = Callable[[VisionTransformer, ModelConfig, AblationConfig], list[Row]]
+Study = Callable[[Any, ModelConfig, AblationConfig], list[Row]]
 
 
-def alpha(vit: VisionTransformer, base: ModelConfig, config: AblationConfig) -> list[Row]:
+def alpha(vit: Any, base: ModelConfig, config: AblationConfig) -> list[Row]:
     """The frequency penalty from none (ToMe) to full."""
     values = sorted({*config.alphas, 0.0})
     return [_plain(base), *(_penalised(base, value) for value in values)]
 
 
-def radius(vit: VisionTransformer, base: ModelConfig, config: AblationConfig) -> list[Row]:
+def radius(vit: Any, base: ModelConfig, config: AblationConfig) -> list[Row]:
     """How much low frequency the score leaves out; 0 leaves out the mean alone."""
     rows = [
         Row(
@@ -99,7 +98,7 @@ def radius(vit: VisionTransformer, base: ModelConfig, config: AblationConfig) ->
     return [_plain(base), _penalised(base, 0.0), *rows]
 
 
-def scoring(vit: VisionTransformer, base: ModelConfig, config: AblationConfig) -> list[Row]:
+def scoring(vit: Any, base: ModelConfig, config: AblationConfig) -> list[Row]:
     """Every strategy on the blocks and keep rate of the checkpoint, and ToMe at its own best for the same cost."""
     own = base.replace(scoring="lfgm")
     methods = [name for name in baselines.names() if name not in baselines.VARIANTS]
@@ -108,7 +107,7 @@ def scoring(vit: VisionTransformer, base: ModelConfig, config: AblationConfig) -
     return [_plain(base), *rows, *_everywhere(vit, base, budget.cost(vit, own), config, None)]
 
 
-def at_budgets(vit: VisionTransformer, base: ModelConfig, config: AblationConfig) -> list[Row]:
+def at_budgets(vit: Any, base: ModelConfig, config: AblationConfig) -> list[Row]:
     """Every method at the same counted cost, beside the checkpoint's own setting."""
     whole = budget.cost(vit, base.replace(keep_rate=1.0))
     left_out = baselines.CONTROLS | baselines.VARIANTS
@@ -123,7 +122,7 @@ def at_budgets(vit: VisionTransformer, base: ModelConfig, config: AblationConfig
     return rows
 
 
-def score(vit: VisionTransformer, base: ModelConfig, config: AblationConfig) -> list[Row]:
+def score(vit: Any, base: ModelConfig, config: AblationConfig) -> list[Row]:
     """Whether the frequency score earns its place: its variants and controls on three schedules.
 
     The checkpoint's own; half of the tokens in each of its blocks, with every other choice of the config too; half in
@@ -163,7 +162,7 @@ def _choices(base: ModelConfig) -> list[Row]:
     return [_changed(base.replace(scoring=name), change) for name, each in changes.items() for change in each]
 
 
-def _later(vit: VisionTransformer, base: ModelConfig, config: AblationConfig) -> list[Row]:
+def _later(vit: Any, base: ModelConfig, config: AblationConfig) -> list[Row]:
     """ToMe and FreqMerge one block later, for the cost of the checkpoint's own schedule."""
     layers = tuple(layer + 1 for layer in base.merge_layers if layer + 1 < len(vit.blocks))
     change = {"merge_layers": layers, "merge_counts": ()}
@@ -211,14 +210,14 @@ def _strategy(config: ModelConfig, name: str, seeds: int) -> Row:
 
 
 def _fitted(
-    vit: VisionTransformer, base: ModelConfig, name: str, share: float, macs: int, config: AblationConfig
+    vit: Any, base: ModelConfig, name: str, share: float, macs: int, config: AblationConfig
 ) -> Row:
     row = _within(share, _strategy(base, name, config.seeds))
     return _settled(row, lambda: budget.fit_keep_rate(vit, base, macs, config.tolerance))
 
 
 def _everywhere(
-    vit: VisionTransformer, base: ModelConfig, macs: int, config: AblationConfig, share: float | None
+    vit: Any, base: ModelConfig, macs: int, config: AblationConfig, share: float | None
 ) -> list[Row]:
     """ToMe as its paper runs it, the same number of tokens in every block, and FreqMerge on that schedule."""
     tome = Row(TOME_BEST, "ToMe, every block", base.replace(scoring=TOME), (TOME,))
@@ -227,12 +226,12 @@ def _everywhere(
     return [_settled(row, partial(_fit_counts, vit, row, macs, config.tolerance)) for row in rows]
 
 
-def _fit_rate(vit: VisionTransformer, row: Row, macs: int, tolerance: float) -> budget.Fit:
+def _fit_rate(vit: Any, row: Row, macs: int, tolerance: float) -> budget.Fit:
     assert row.config is not None
     return budget.fit_keep_rate(vit, row.config, macs, tolerance)
 
 
-def _fit_counts(vit: VisionTransformer, row: Row, macs: int, tolerance: float) -> budget.Fit:
+def _fit_counts(vit: Any, row: Row, macs: int, tolerance: float) -> budget.Fit:
     assert row.config is not None
     return budget.fit_counts(vit, row.config, macs, tolerance)
 

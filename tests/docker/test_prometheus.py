@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
 import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 import uvicorn
-import yaml
 
 from service.app import create_app
 from service.settings import Settings
-from tests.docker.files import DOCKER, alert_rules, panel_queries, settings
+from tests.docker.files import DOCKER, alert_rules, panel_queries
 from tests.docker.programs import program
+from tests.docker.scraping import NEEDS_A_GPU, PATIENCE_S, data, empty_panels, prometheus_on
 from tests.service.doubles import FakeEngine, loader, picture
-
-PATIENCE_S = 60.0
-VARIABLES = {"$instance": ".*", "$replica": ".*", "$window": "5s", "$__range": "60s"}
-NEEDS_A_GPU = {"GPU memory A"}
 
 
 def promtool(*arguments: str) -> str:
@@ -57,56 +51,9 @@ def service() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def prometheus(service: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """Prometheus with docker/prometheus.yml, but for the target's address and a shorter interval; a client for it."""
-    folder = tmp_path_factory.mktemp("prometheus")
-    config: dict[str, Any] = settings("prometheus.yml")
-    config["global"] = {"scrape_interval": "250ms", "scrape_timeout": "250ms", "evaluation_interval": "250ms"}
-    config["rule_files"] = [str(DOCKER / name) for name in config["rule_files"]]
-    config["scrape_configs"][0]["static_configs"][0]["targets"] = [service]
-    (folder / "prometheus.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        address = "{}:{}".format(*probe.getsockname())
-    with (
-        _running(
-            f"--config.file={folder / 'prometheus.yml'}",
-            f"--storage.tsdb.path={folder / 'data'}",
-            f"--web.listen-address={address}",
-        ),
-        httpx.Client(base_url=f"http://{address}/api/v1", trust_env=False) as client,
-    ):
+    """A client of a Prometheus that scrapes the service."""
+    with prometheus_on(service, tmp_path_factory.mktemp("prometheus")) as client:
         yield client
-
-
-@contextlib.contextmanager
-def _running(*arguments: str) -> Iterator[None]:
-    """Prometheus, from the moment on at which it says that it is ready."""
-    process = subprocess.Popen([program("prometheus"), *arguments], stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    log: list[str] = []
-    ready = threading.Event()
-
-    def read(lines: Iterable[str]) -> None:
-        for line in lines:  # to the end, or the process would block on a full pipe
-            log.append(line)
-            if "Server is ready" in line:
-                ready.set()
-
-    reader = threading.Thread(target=read, args=(process.stderr,))
-    reader.start()
-    try:
-        assert ready.wait(PATIENCE_S), "".join(log)
-        yield
-    finally:
-        process.terminate()
-        process.wait(PATIENCE_S)
-        reader.join(PATIENCE_S)
-        process.stderr.close()
-
-
-def data(prometheus: httpx.Client, path: str, **parameters: str) -> Any:
-    answer = prometheus.get(path, params=parameters).json()
-    assert answer["status"] == "success", (parameters, answer)
-    return answer["data"]
 
 
 def some_traffic(service: str) -> None:
@@ -118,24 +65,8 @@ def some_traffic(service: str) -> None:
         assert client.post("/classify", content=b"no picture").status_code in (415, 422)
 
 
-def has_numbers(result: list[dict[str, Any]]) -> bool:
-    return any(not math.isnan(float(series["value"][1])) for series in result)
-
-
 def test_every_panel_of_the_dashboard_gets_data_from_a_running_service(service: str, prometheus: httpx.Client) -> None:
-    pending = {title: query for title, query in panel_queries().items() if title not in NEEDS_A_GPU}
-    assert len(pending) > 20
-    for name, value in VARIABLES.items():
-        pending = {title: query.replace(name, value) for title, query in pending.items()}
-    deadline = time.monotonic() + PATIENCE_S
-    while pending and time.monotonic() < deadline:
-        some_traffic(service)
-        pending = {
-            title: query
-            for title, query in pending.items()
-            if not has_numbers(data(prometheus, "/query", query=query)["result"])
-        }
-    assert pending == {}
+    assert empty_panels(prometheus, lambda: some_traffic(service)) == {}
 
 
 def test_a_gpu_panel_is_a_query_that_prometheus_understands(prometheus: httpx.Client) -> None:

@@ -24,13 +24,17 @@ from service.bench.scale import replica_pids
 from service.bench.targets import HOST, SCALED
 from service.errors import SettingsError
 from service.settings import Settings
+from tests.docker.scraping import data, empty_panels, prometheus_on
 from tests.service.conftest import until
 from tests.service.doubles import picture
 from tests.service.redis_server import redis_server
 
 PATIENCE_S = 120.0
-COST = Cost(base_s=0.02, per_image_s=0.005)
+COST = Cost(base_s=0.3, per_image_s=0.005)
+"""Two such engines do 25 images a second: fewer than two ingresses bring even on a slow machine."""
 BATCH, QUEUE = 4, 8
+KEPT_IN_REDIS = {"Memory B"}
+"""The panel of recent pictures in the memory of the processes."""
 CLIENTS = 160
 """More than every queue, call and batch of the fixture hold together."""
 
@@ -177,6 +181,18 @@ def test_one_scrape_tells_of_every_replica_and_counts_no_image_twice(client: htt
     assert len(after) == 2
     queues = [line for line in client.get("/metrics").text.splitlines() if line.startswith("freqmerge_queue_images{")]
     assert len(queues) == 4
+
+
+def test_the_dashboard_fills_as_that_of_a_single_process(cluster: Server, client: httpx.Client, tmp_path: Path) -> None:
+    def traffic() -> None:
+        for _ in range(4):
+            assert client.post("/classify", content=picture()).status_code == 200
+        assert client.post("/classify", content=b"no picture").status_code == 415
+
+    with prometheus_on(f"{HOST}:{cluster.port}", tmp_path, "1s") as prometheus:
+        assert empty_panels(prometheus, traffic, "15s", without=KEPT_IN_REDIS) == {}
+        offered = data(prometheus, "/label/replica/values", **{"match[]": 'freqmerge_queue_images{job="freqmerge"}'})
+        assert sorted(name.partition("-")[0] for name in offered) == ["engine", "engine", "ingress", "ingress"]
 
 
 def classify_at_once(client: httpx.Client, pool: ThreadPoolExecutor, count: int) -> list[Future[httpx.Response]]:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from model.checkpoint import read_manifest
-from model.errors import ConfigError
+from model.errors import BackboneError, ConfigError
 from service.app import create_app
 from service.body import Upload
 from service.loading import load_model
@@ -24,10 +24,13 @@ from training.data import is_own
 from training.errors import DataError, WeightsError
 from training.folders import Folders
 
-MODEL = (
-    "--image_size 32 --native_size 48 --threads 1 --device cpu --backbone vit_tiny_patch16_224 "
+MODELS = {
+    name: f"--image_size 32 --native_size 48 --threads 1 --device cpu --backbone {name} "
     "--backbone_args patch_size=8 embed_dim=48 depth=3 num_heads=3 --merge_layers 1"
-)
+    for name in ("vit_tiny_patch16_224", "eva02_tiny_patch14_224")
+}
+MEANS = {"vit_tiny_patch16_224": 0.5, "eva02_tiny_patch14_224": 0.48145466}
+MODEL = MODELS["vit_tiny_patch16_224"]
 
 
 @pytest.fixture(scope="session")
@@ -39,12 +42,12 @@ def own(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="session")
-def learned(own, tmp_path_factory):
-    """A checkpoint of a few steps on the pictures."""
+@pytest.fixture(scope="session", params=MODELS)
+def learned(own, tmp_path_factory, request):
+    """A checkpoint of a few steps on the pictures, of each family of backbones."""
     output = tmp_path_factory.mktemp("learned")
-    words = f"--epochs 4 --batch_size 8 --lr 3e-3 --warmup_epochs 0.5 --val_fraction 0.2 --mixup 0.1 {MODEL}"
-    train.main([*words.split(), "--data_dir", str(own), "--output_dir", str(output)])
+    words = "--epochs 4 --batch_size 8 --lr 3e-3 --warmup_epochs 0.5 --val_fraction 0.2 --mixup 0.1"
+    train.main([*words.split(), *MODELS[request.param].split(), "--data_dir", str(own), "--output_dir", str(output)])
     return output / "checkpoints" / "best_model.safetensors"
 
 
@@ -77,7 +80,8 @@ def test_a_checkpoint_is_evaluated_and_names_its_classes_in_every_report(own, le
     manifest = read_manifest(learned)
     assert manifest.class_names == pictures.CLASSES
     assert (manifest.superclasses, manifest.config.num_classes) == ((), 3)
-    assert (manifest.preprocess.native_size, manifest.preprocess.mean) == (48, (0.5, 0.5, 0.5)), "the backbone's own"
+    assert manifest.preprocess.native_size == 48
+    assert manifest.preprocess.mean[0] == MEANS[manifest.config.backbone], "the backbone's own"
     assert manifest.training["data"] == own.name
     told = ["--ckpt", str(learned), "--data_dir", str(own), "--device", "cpu", "--threads", "1"]
     evaluate.main([*told, "--visualize", "--confusion"])
@@ -98,12 +102,22 @@ def test_a_checkpoint_is_evaluated_and_names_its_classes_in_every_report(own, le
     assert (released.class_names, released.training["test_images"]) == (pictures.CLASSES, 27)
 
 
+DYNAMIC = "--epochs 1 --batch_size 8 --threads 1 --device cpu --rho 0.6 --predictor_layers 1".split()
+
+
+@pytest.mark.parametrize("learned", ["vit_tiny_patch16_224"], indirect=True)
 def test_dynamicvit_learns_on_own_pictures_too(own, learned, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    words = "--epochs 1 --batch_size 8 --threads 1 --device cpu --rho 0.6 --predictor_layers 1"
-    dynamicvit.main([*words.split(), "--ckpt", str(learned), "--data_dir", str(own)])
+    dynamicvit.main([*DYNAMIC, "--ckpt", str(learned), "--data_dir", str(own)])
     assert read_manifest(tmp_path / "checkpoints" / "best_model.safetensors").class_names == pictures.CLASSES
     assert (tmp_path / "results" / "dynamicvit.jsonl").is_file()
+
+
+@pytest.mark.parametrize("learned", ["eva02_tiny_patch14_224"], indirect=True)
+def test_dynamicvit_says_which_backbones_it_takes(own, learned, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BackboneError, match=r"DynamicViT expects a timm VisionTransformer, found Eva"):
+        dynamicvit.main([*DYNAMIC, "--ckpt", str(learned), "--data_dir", str(own)])
 
 
 def test_the_service_answers_with_the_folders_names_and_draws_a_heatmap(own, learned):
