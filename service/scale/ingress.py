@@ -20,7 +20,7 @@ from service.loading import ServedModel
 from service.runtime import Service
 from service.scale.engine import replica_name
 from service.scale.gathered import Family, Gathered, families
-from service.scale.plan import INGRESS
+from service.scale.plan import INGRESS, longest_call_s
 from service.scale.remote import remote_model
 from service.scale.wire import Reply
 from service.settings import Settings
@@ -57,7 +57,7 @@ class Ingress:
     def _load(self, settings: Settings) -> ServedModel:
         work.preload()  # seconds, in which the engine loads its weights
         told = asyncio.run_coroutine_threadsafe(self._describe(), self._loop).result()
-        return remote_model(told, self._call, self._loop, settings.request_timeout_s, settings.engine_replicas)
+        return remote_model(told, self._call, self._loop, longest_call_s(settings), settings.engine_replicas)
 
     async def _describe(self) -> Any:
         return await self._engine.describe.remote()

@@ -27,6 +27,15 @@ def calls_under_way(settings: Settings) -> int:
     return CALLS_PER_ENGINE * settings.engine_replicas
 
 
+def longest_call_s(settings: Settings) -> float:
+    """How long an ingress waits for an engine.
+
+    Where the whole application ends at once, Ray hands calls to no engine any more, and they would wait until Ray kills
+    the ingress and with it every answer. Half of the time that it gives an ingress leaves room for those to say so.
+    """
+    return min(settings.request_timeout_s, settings.shutdown_timeout_s / 2)
+
+
 def engine_options(settings: Settings, gpus: int) -> dict[str, Any]:
     """One replica per GPU.
 

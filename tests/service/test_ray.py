@@ -228,10 +228,17 @@ def test_an_engine_killed_under_load_costs_no_answer_and_is_replaced(cluster: Se
     assert client.post("/classify", content=picture()).status_code == 200
 
 
-def test_a_shutdown_answers_what_is_under_way(cluster: Server, client: httpx.Client) -> None:
+def test_a_shutdown_answers_what_engines_have_and_refuses_the_rest(cluster: Server, client: httpx.Client) -> None:
     before = sum(replicas(client, "^freqmerge_images_admitted").values())
     with ThreadPoolExecutor(8) as pool:
         under_way = classify_at_once(client, pool, 8)
         eventually(lambda: sum(replicas(client, "^freqmerge_images_admitted").values()) >= before + 8)
         assert cluster.stop(PATIENCE_S) == 0
-        assert [one.result().status_code for one in under_way] == 8 * [200]
+        answers = [one.result() for one in under_way]
+    statuses = Counter(answer.status_code for answer in answers)
+    assert statuses[200] >= 1
+    assert statuses.keys() <= {200, 503}, (
+        "Ray ends engines and ingresses at once: some may find no engine, and are told"
+    )
+    reasons = {answer.json()["type"] for answer in answers if answer.status_code == 503}
+    assert reasons <= {"urn:freqmerge:problem:not_ready", "urn:freqmerge:problem:draining"}

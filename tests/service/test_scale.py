@@ -380,6 +380,15 @@ def test_a_replica_that_is_to_end_has_the_time_that_the_settings_give() -> None:
         assert options["graceful_shutdown_timeout_s"] == 45
 
 
+@pytest.mark.parametrize(("request_s", "shutdown_s", "longest_s"), [(30, 20, 10), (5, 20, 5), (30, 120, 30)])
+def test_a_call_ends_before_ray_ends_the_ingress_that_made_it(
+    request_s: float, shutdown_s: int, longest_s: float
+) -> None:
+    settings = Settings(request_timeout_s=request_s, shutdown_timeout_s=shutdown_s)
+    assert plan.longest_call_s(settings) == longest_s
+    assert longest_s < plan.ingress_options(settings)["graceful_shutdown_timeout_s"]
+
+
 def test_fewer_replicas_at_most_than_at_least_are_refused() -> None:
     with pytest.raises(SettingsError, match="FREQMERGE_INGRESS_MAX_REPLICAS=2 is not valid: expected at least"):
         read_settings(ingress_min_replicas=3, ingress_max_replicas=2)
