@@ -16,6 +16,9 @@ from model.errors import EngineError
 CUDA_GRAPH_RUNS = 3
 """torch.compile runs a new size once as it is, records its CUDA graph in the second run, replays from the third."""
 
+UNLIMITED = {"recompile_limit": 1 << 16, "accumulated_recompile_limit": 1 << 16}
+"""One graph for each size of each engine of the process: torch counts them together, and its ninth is an error."""
+
 
 class TorchEngine:
     """Engine that runs a `Classifier` through torch, eagerly or compiled.
@@ -54,8 +57,7 @@ class TorchEngine:
         if not self._sizes:
             self._run_blank((1, self.max_batch_size))
             return
-        # one graph for each size: torch's own limit is 8, and the ninth would be an error
-        with torch._dynamo.config.patch(recompile_limit=max(8, len(self._sizes))):
+        with torch._dynamo.config.patch(UNLIMITED):
             self._run_blank(self._sizes * (CUDA_GRAPH_RUNS if self._cuda else 1))
 
     def run(self, images: UInt8[np.ndarray, "batch 3 native native"]) -> EngineOutput:
