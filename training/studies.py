@@ -209,16 +209,12 @@ def _strategy(config: ModelConfig, name: str, seeds: int) -> Row:
     return Row(name, baselines.label(name), config, against, seeds if name in baselines.RANDOM else 1)
 
 
-def _fitted(
-    vit: Any, base: ModelConfig, name: str, share: float, macs: int, config: AblationConfig
-) -> Row:
+def _fitted(vit: Any, base: ModelConfig, name: str, share: float, macs: int, config: AblationConfig) -> Row:
     row = _within(share, _strategy(base, name, config.seeds))
     return _settled(row, lambda: budget.fit_keep_rate(vit, base, macs, config.tolerance))
 
 
-def _everywhere(
-    vit: Any, base: ModelConfig, macs: int, config: AblationConfig, share: float | None
-) -> list[Row]:
+def _everywhere(vit: Any, base: ModelConfig, macs: int, config: AblationConfig, share: float | None) -> list[Row]:
     """ToMe as its paper runs it, the same number of tokens in every block, and FreqMerge on that schedule."""
     tome = Row(TOME_BEST, "ToMe, every block", base.replace(scoring=TOME), (TOME,))
     own = Row(EVERYWHERE, "FreqMerge (LFGM), every block", base.replace(scoring="lfgm"), (TOME_BEST,))
