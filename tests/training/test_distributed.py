@@ -129,9 +129,9 @@ def test_two_nodes_go_on_with_what_one_process_began_and_only_the_first_has_and_
 
 @pytest.mark.slow
 def test_one_process_goes_on_with_what_two_nodes_began_to_the_numbers_of_a_run_never_stopped(alone, data_dir, tmp_path):
-    with two_nodes(tmp_path, data_dir, f"{RECIPE} --save_every_s 1e-9") as nodes:
-        until(lambda: files(tmp_path / "node0" / "run" / "logs") or nodes[0].poll() is not None)
     killed = tmp_path / "node0" / "run"
+    with two_nodes(tmp_path, data_dir, f"{RECIPE} --save_every_s 1e-9") as nodes:
+        until(lambda: (killed / "logs" / "training_history.json").exists() or nodes[0].poll() is not None)
     assert 0 < len(history(killed)) < 3, "killed too late to show anything"
     with pytest.raises(
         ResumeError, match="expected steps of 40 images, .* found 20; in 1 process that is --batch_size 40"
