@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 
 from service.app import create_app
 from service.settings import Settings
@@ -19,6 +16,7 @@ from tests.docker.files import DOCKER, alert_rules, panel_queries
 from tests.docker.programs import program
 from tests.docker.scraping import NEEDS_A_GPU, PATIENCE_S, data, empty_panels, prometheus_on
 from tests.service.doubles import FakeEngine, loader, picture
+from tests.service.live import serving
 
 
 def promtool(*arguments: str) -> str:
@@ -38,15 +36,8 @@ def test_the_alerts_fire_when_they_should_and_not_otherwise() -> None:
 @pytest.fixture(scope="module")
 def service() -> Iterator[str]:
     """A running service around the fake engine; its address."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    app = create_app(Settings(), loader(FakeEngine()))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    yield "{}:{}".format(*listener.getsockname())
-    server.should_exit = True
-    thread.join(PATIENCE_S)
-    listener.close()
+    with serving(create_app(Settings(), loader(FakeEngine()))) as url:
+        yield url.removeprefix("http://")
 
 
 @pytest.fixture(scope="module")
