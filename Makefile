@@ -51,15 +51,15 @@ lint: $(DEV_READY) ## check format, lint, types and the import contract
 check: lint test ## everything that CI checks: lint, then the tests
 
 bench: $(DEV_READY) $(BENCH_READY) ## measure the service, alone and beside other servers (BENCH_ARGS="--parts sweep")
-	$(BIN)/python -m service.bench --peers-python $(BENCH_VENV)/bin/python $(BENCH_ARGS)
-	$(if $(BENCH_ARGS),,$(BIN)/python -m service.bench.scale --kill)
-	$(if $(BENCH_ARGS),,$(BIN)/python -m service.bench.scale --load http --layouts single 1x1 2x1)
-	$(BIN)/python -m service.bench.tables
+	$(BIN)/python -m tests.load --peers-python $(BENCH_VENV)/bin/python $(BENCH_ARGS)
+	$(if $(BENCH_ARGS),,$(BIN)/python -m tests.load.scale --kill)
+	$(if $(BENCH_ARGS),,$(BIN)/python -m tests.load.scale --load http --layouts single 1x1 2x1)
+	$(BIN)/python -m tests.load.tables
 
 SOAK_S ?= 600
 soak: $(DEV_READY) ## ten minutes of mixed and hostile load on a real server (SOAK_S=60 for one minute)
-	$(BIN)/python -m tests.soak --seconds $(SOAK_S) $(SOAK_ARGS)
-	$(BIN)/python -m service.bench.tables
+	$(BIN)/python -m tests.load.soak --seconds $(SOAK_S) $(SOAK_ARGS)
+	$(BIN)/python -m tests.load.tables
 
 format: $(DEV_READY) ## format the code and mend what the linter can
 	$(BIN)/ruff check --fix-only .
@@ -68,7 +68,7 @@ format: $(DEV_READY) ## format the code and mend what the linter can
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
 	--generate-hashes --no-annotate --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
 LOCK := $(COMPILE) pyproject.toml --extra service --extra training --extra redis --extra openvino
-BENCH_LOCK := $(COMPILE) service/bench/peers/requirements.in
+BENCH_LOCK := $(COMPILE) tests/load/peers/requirements.in
 
 lock: $(BIN)/uv ## write the lock files again (UPGRADE=1 takes the newest versions)
 	$(LOCK) --output-file requirements.lock

@@ -2,8 +2,8 @@
 
 from model.checkpoint import load_checkpoint, save_checkpoint
 from model.config import ModelConfig
-from model.merged import MergedViT, merge_tokens
-from model.vit import FreqMergeOutput, FreqMergeViT, build
+from model.vit.merged import MergedViT, merge_tokens
+from model.vit.merging_vit import FreqMergeOutput, FreqMergeViT, build
 
 __all__ = [
     "FreqMergeOutput",

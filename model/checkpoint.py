@@ -25,9 +25,9 @@ from model import files
 from model._version import __version__
 from model.config import Frozen, ModelConfig
 from model.errors import CheckpointError, ConfigError
+from model.images.preprocess import Preprocess
 from model.labels import CLASS_NAMES, SUPERCLASSES
-from model.preprocess import Preprocess
-from model.vit import FreqMergeViT, build
+from model.vit.merging_vit import FreqMergeViT, build
 
 FORMAT = 1
 METADATA_KEY = "freqmerge"

@@ -84,7 +84,7 @@ class MergeConfig(Frozen):
     )
     alpha: float = Field(0.7, ge=0.0, le=1.0, description="frequency penalty weight; 0 is ToMe")
     hpf_radius: int = Field(2, ge=0, description="high-pass radius in frequency-grid units")
-    scoring: str = Field("lfgm", description="strategy that reduces tokens, by name (see model.strategies)")
+    scoring: str = Field("lfgm", description="strategy that reduces tokens, by name (see model.merging.strategies)")
     rescore: Literal["grid", "pool"] = Field(
         "grid",
         description="score after the first merge: 'grid' scores again (frequency scores spread the tokens over their "
@@ -124,7 +124,7 @@ class MergeConfig(Frozen):
     @field_validator("scoring")
     @classmethod
     def _known(cls, name: str) -> str:
-        from model.strategies import STRATEGIES  # strategies work on tensors; the config stays light
+        from model.merging.strategies import STRATEGIES  # strategies work on tensors; the config stays light
 
         if name not in STRATEGIES:
             raise ValueError(f"expected one of {', '.join(sorted(STRATEGIES))}")

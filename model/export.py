@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from model import artifact, openvino_engine, tensorrt_engine
-from model.artifact import Profile
 from model.checkpoint import default_checkpoint_path, load_checkpoint
-from model.classifier import Precision
-from model.engine import pick_device
+from model.engines import artifact, openvino_engine, tensorrt_engine
+from model.engines.artifact import Profile
+from model.engines.classifier import Precision
+from model.engines.engine import pick_device
 from model.errors import EngineError, FreqMergeError
 
 

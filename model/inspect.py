@@ -14,14 +14,15 @@ from typing import Any
 
 import torch
 
-from model import backbone, provenance
+from model import provenance
 from model.checkpoint import load_checkpoint, versions
 from model.config import MergeConfig
-from model.engine import pick_device
+from model.engines.engine import pick_device
 from model.errors import ConfigError, FreqMergeError
 from model.macs import count_macs, count_parameters
-from model.merged import MergedViT, merge_tokens
 from model.speed import rates
+from model.vit import backbone
+from model.vit.merged import MergedViT, merge_tokens
 
 PLAIN, MERGED = "plain", "merged"
 

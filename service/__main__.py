@@ -13,9 +13,9 @@ import threading
 from collections.abc import Sequence
 from typing import NoReturn
 
-from service import log
 from service.errors import StartupError
 from service.explain import default
+from service.observe import log
 from service.settings import PREFIX, Settings, read_settings, yield_idle_cores
 
 
@@ -31,8 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _serve(settings: Settings) -> int:
     # Here and not above, so that --help and a bad setting answer at once.
-    from service import server
     from service.app import create_app
+    from service.http import server
 
     yield_idle_cores()
     log.configure(settings.log_level)

@@ -12,20 +12,21 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from service import deadline, openapi
-from service.auth import RequireKey, read_keys
-from service.card import service_version
+from service.api import openapi
+from service.api.batch import add_batch_route
+from service.api.oip.routes import add_oip_routes
+from service.api.page import add_page_routes
+from service.api.routes import add_routes
+from service.api.status import add_status_routes
 from service.errors import RequestError
-from service.loading import ModelLoader, load_model
-from service.middleware import Observe
-from service.oip.routes import add_oip_routes
-from service.prefix import Prefixed
-from service.problems import answer_bad_parameter, answer_http_exception, answer_refusal
-from service.routes import add_routes
-from service.routes_batch import add_batch_route
-from service.routes_page import add_page_routes
-from service.routes_status import add_status_routes
-from service.runtime import Service
+from service.http import deadline
+from service.http.auth import RequireKey, read_keys
+from service.http.middleware import Observe
+from service.http.prefix import Prefixed
+from service.http.problems import answer_bad_parameter, answer_http_exception, answer_refusal
+from service.runtime.card import service_version
+from service.runtime.loading import ModelLoader, load_model
+from service.runtime.service import Service
 from service.settings import Settings
 
 CORS: dict[str, Any] = {

@@ -10,10 +10,10 @@ from typing import Any
 from ray import serve
 from ray.serve import Application
 
-from service.loading import ModelLoader, load_model
-from service.scale.engine import Engine
-from service.scale.ingress import Ingress
-from service.scale.plan import ENGINE, INGRESS, engine_options, ingress_options
+from service.ray.engine import Engine
+from service.ray.ingress import Ingress
+from service.ray.plan import ENGINE, INGRESS, engine_options, ingress_options
+from service.runtime.loading import ModelLoader, load_model
 from service.settings import Settings, read_settings
 
 
@@ -34,7 +34,7 @@ def build(arguments: dict[str, str]) -> Application:
 def _gpus(settings: Settings) -> int:
     """GPUs of an engine replica; the device `auto` is what this machine has."""
     if settings.device == "auto":
-        from model.engine import pick_device
+        from model.engines.engine import pick_device
 
         return int(pick_device("auto").type == "cuda")
     return int(settings.device.startswith("cuda"))

@@ -22,8 +22,8 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests import standin
-from tests.service.process import PATIENCE_S, ROOT, Process
+from tests.support import standin
+from tests.support.process import PATIENCE_S, ROOT, Process
 
 README, API = ROOT / "README.md", ROOT / "docs" / "api.md"
 EXAMPLE_ID = re.compile(r"(?<=image_id=)[\w-]{22}")

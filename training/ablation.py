@@ -13,11 +13,13 @@ import numpy as np
 from jaxtyping import Bool
 
 from model import ModelConfig, files
-from training import cli, plots, records, reports, verdicts
-from training.bench import ARCHITECTURE, Bench, Cost
-from training.scores import Scores, scores
-from training.statistics import compare, confirm, standard_error
-from training.studies import STUDIES, AblationConfig, Row, chosen
+from training import cli, plots
+from training.measure import records
+from training.measure.bench import ARCHITECTURE, Bench, Cost
+from training.measure.paired import compare, confirm, standard_error
+from training.measure.scores import Scores, scores
+from training.studies import reports, verdicts
+from training.studies.plan import STUDIES, AblationConfig, Row, chosen
 
 
 class Measured(NamedTuple):

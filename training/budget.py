@@ -15,9 +15,10 @@ from pydantic import Field, PositiveInt
 from model import FreqMergeViT, ModelConfig, build
 from model.config import Frozen
 from model.macs import count_macs, count_parameters
-from training import cli, records
-from training.dynamicvit_model import DynamicConfig, DynamicViT
+from training import cli
+from training.dynamicvit.model import DynamicConfig, DynamicViT
 from training.errors import BudgetError
+from training.measure import records
 
 STEP = 1 / 1000
 """Resolution of a fitted keep rate."""

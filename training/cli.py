@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 from model.config import Frozen
 from model.errors import ConfigError, FreqMergeError
-from model.strategies import STRATEGIES
+from model.merging.strategies import STRATEGIES
 
 R = TypeVar("R", bound=Frozen)
 

@@ -21,10 +21,11 @@ from pydantic import Field, PositiveInt, field_validator
 from model import ModelConfig, build, save_checkpoint
 from model.checkpoint import default_checkpoint_path, load_checkpoint
 from model.config import Frozen
-from model.engine import KINDS, Engine, create_engine, pick_device
+from model.engines.engine import KINDS, Engine, create_engine, pick_device
 from model.speed import seconds
-from training import cli, records
+from training import cli
 from training.errors import TrainingError
+from training.measure import records
 
 REFERENCE = "eager"
 DEFAULT_MODEL = "default"

@@ -11,10 +11,12 @@ from pydantic import Field, PositiveInt
 
 from model import ModelConfig
 from model.errors import ConfigError
-from training import cli, data, plots, records
-from training.bench import ARCHITECTURE, Bench, BenchConfig
-from training.confusion import confusion, worst_pairs
-from training.scores import BINS, scores
+from training import cli, plots
+from training.data import dataset
+from training.measure import records
+from training.measure.bench import ARCHITECTURE, Bench, BenchConfig
+from training.measure.confusion import confusion, worst_pairs
+from training.measure.scores import BINS, scores
 
 PICTURED = ("bicycle", "dolphin", "rocket", "fox", "sunflower", "castle", "tank", "cloud")
 """Classes of CIFAR-100 that are drawn unless others are asked for."""
@@ -99,7 +101,7 @@ def _throughput(bench: Bench, model_config: ModelConfig) -> list[dict[str, Any]]
 def _pictured(config: EvaluateConfig, names: Sequence[str]) -> Sequence[str]:
     """The classes to draw; raises `ConfigError` for one that is not among the names."""
     if unknown := [name for name in config.pictured if name not in names]:
-        name = data.source(config.data_dir).name
+        name = dataset.source(config.data_dir).name
         raise ConfigError(f"pictured: expected classes of {name}, without {', '.join(unknown)}")
     if config.pictured:
         return config.pictured
@@ -153,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     drawn = [(config.visualize, config.heatmaps_path), (config.confusion, config.confusion_path)]
     for path in (path for wanted, path in drawn if wanted):
         print(f"drawn: {path}")
-    print(f"recorded: {records.place(config.results, data.is_own(config.data_dir)) / 'evaluate.jsonl'}")
+    print(f"recorded: {records.place(config.results, dataset.is_own(config.data_dir)) / 'evaluate.jsonl'}")
 
 
 if __name__ == "__main__":

@@ -14,13 +14,16 @@ from torch import Tensor
 
 from model import ModelConfig
 from model.config import Frozen
-from model.engine import pick_device
-from model.preprocess import InputStage, Preprocess
-from training import cli, data, distributed, randaugment, records
-from training.augment import Augmentation, seed_everything
+from model.engines.engine import pick_device
+from model.images.preprocess import InputStage, Preprocess
+from training import cli
 from training.config import TrainConfig
+from training.data import dataset, randaugment
+from training.data.augment import Augmentation, seed_everything
+from training.data.images import Images
 from training.errors import DataError
-from training.images import Images
+from training.measure import records
+from training.run import distributed
 
 WARM_UP = 10
 """Batches made before timing."""
@@ -92,7 +95,7 @@ def speed(config: TrainConfig, model_config: ModelConfig, seconds: float) -> dic
         torch.set_num_threads(config.threads)
     device = pick_device(config.device)
     preprocess = Preprocess(native_size=config.native_size, interpolation=config.interpolation)
-    source = data.source(config.data_dir)
+    source = dataset.source(config.data_dir)
     loader = Loader(source.load("train", config.native_size), config, preprocess, device)
     augmentation = Augmentation(config, preprocess, len(source.classes), device)
     stage = InputStage(preprocess, model_config.image_size).to(device)
@@ -144,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     own = SpeedConfig(**cli.given(SpeedConfig, parsed))
     found = speed(config, ModelConfig(**cli.given(ModelConfig, parsed)), own.seconds)
     command = cli.command("training.loader", arguments)
-    folder = records.place(own.results, data.is_own(config.data_dir))
+    folder = records.place(own.results, dataset.is_own(config.data_dir))
     path = records.write("loader", command, [found], pick_device(config.device), folder)
     print(f"{found['loader']:.0f} images/s; {found['loader_enlarged']:.0f} enlarged to {found['image_size']}")
     print(f"recorded: {path}")

@@ -13,11 +13,13 @@ from jaxtyping import Float, Int
 from pydantic import Field, field_validator
 
 from model.checkpoint import default_checkpoint_path, load_checkpoint
-from model.classifier import DTYPES
 from model.config import Frozen
-from model.engine import KINDS, create_engine, pick_device
-from training import cli, data, records
-from training.images import Images
+from model.engines.classifier import DTYPES
+from model.engines.engine import KINDS, create_engine, pick_device
+from training import cli
+from training.data import dataset
+from training.data.images import Images
+from training.measure import records
 
 GOAL = 0.995
 """Least share of test images on which an engine should name the class that eager float32 names."""
@@ -27,7 +29,7 @@ class ParityConfig(Frozen):
     """Which checkpoint, which engines, and where the record goes."""
 
     ckpt: Path | None = Field(None, description="checkpoint to measure; none takes the one that ships")
-    data_dir: Path | None = Field(None, description=f"{data.DESCRIPTION}; none downloads CIFAR-100")
+    data_dir: Path | None = Field(None, description=f"{dataset.DESCRIPTION}; none downloads CIFAR-100")
     engines: tuple[str, ...] = Field(
         ("eager:bf16", "inductor:fp32", "inductor:bf16"), min_length=1, description="engines, each as kind:precision"
     )
@@ -49,7 +51,7 @@ class ParityConfig(Frozen):
     @property
     def folder(self) -> Path:
         """Where the record goes."""
-        return records.place(self.results, data.is_own(self.data_dir))
+        return records.place(self.results, dataset.is_own(self.data_dir))
 
     @field_validator("engines")
     @classmethod
@@ -114,7 +116,7 @@ def parity(config: ParityConfig, command: str) -> list[dict[str, Any]]:
         torch.set_num_threads(config.threads)
     checkpoint = load_checkpoint(config.ckpt or default_checkpoint_path(), **config.changes)
     manifest = checkpoint.manifest
-    images = data.test_images(config.data_dir, manifest, config.ckpt)
+    images = dataset.test_images(config.data_dir, manifest, config.ckpt)
     images = images.take(torch.arange(min(config.images, len(images)))) if config.images else images
     wanted, _ = answers(config, "eager:fp32", images)
     labels = images.labels.numpy()

@@ -17,11 +17,12 @@ from pydantic import Field
 from model import ModelConfig, files, load_checkpoint, save_checkpoint
 from model.checkpoint import Checkpoint, Manifest
 from model.config import Frozen
-from model.engine import Classifier, pick_device
-from model.preprocess import InputStage
-from training import cli, data
-from training.images import Images
-from training.scores import score
+from model.engines.engine import Classifier, pick_device
+from model.images.preprocess import InputStage
+from training import cli
+from training.data import dataset
+from training.data.images import Images
+from training.measure.scores import score
 
 KEPT = ("backbone", "backbone_args", "num_classes", "image_size")
 
@@ -32,7 +33,7 @@ class ReleaseConfig(Frozen):
     ckpt: Path = Field(Path("checkpoints/best_model.safetensors"), description="trained checkpoint")
     out: Path = Field(description="safetensors file to write; its manifest goes beside it as .json")
     name: str = Field(description="name of the released model")
-    data_dir: Path | None = Field(None, description=f"{data.DESCRIPTION}; none downloads CIFAR-100")
+    data_dir: Path | None = Field(None, description=f"{dataset.DESCRIPTION}; none downloads CIFAR-100")
     half: bool = Field(False, description="store float16 weights")
     batch_size: int = Field(500, ge=1, description="images per evaluation step")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
@@ -44,7 +45,7 @@ def release(config: ReleaseConfig, changes: dict[str, Any], command: str) -> Man
     if config.threads:
         torch.set_num_threads(config.threads)
     merged = load_checkpoint(config.ckpt, **changes)
-    images = data.test_images(config.data_dir, merged.manifest, config.ckpt)
+    images = dataset.test_images(config.data_dir, merged.manifest, config.ckpt)
     plain = load_checkpoint(config.ckpt, keep_rate=1.0)
     if config.half:  # score the weights that ship, rounded as they will be
         for checkpoint in (merged, plain):

@@ -12,9 +12,11 @@ from typing import Any
 
 from model import files
 from model.checkpoint import Manifest, default_checkpoint_path, read_manifest
-from training import cli, records, reports, verdicts
-from training.reports import table
-from training.studies import STUDIES
+from training import cli
+from training.measure import records
+from training.studies import reports, verdicts
+from training.studies.plan import STUDIES
+from training.studies.reports import table
 
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

@@ -16,10 +16,11 @@ from torch import nn
 
 from model import ModelConfig, build
 from model.config import Frozen
-from model.engine import pick_device
+from model.engines.engine import pick_device
 from model.macs import count_macs, count_parameters
 from model.speed import rates
-from training import cli, records
+from training import cli
+from training.measure import records
 
 PLAIN, MERGED = "plain timm ViT", "FreqMerge"
 

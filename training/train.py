@@ -21,15 +21,17 @@ from torch import nn
 from tqdm import tqdm
 
 from model import ModelConfig, files
-from model.engine import pick_device
-from training import cli, data, distributed, identity, outputs, plots, progress, state, task
-from training.augment import Augmentation, seed_everything
+from model.engines.engine import pick_device
+from training import cli, plots
 from training.config import FREE, TrainConfig
+from training.data import dataset
+from training.data.augment import Augmentation, seed_everything
+from training.data.images import Images, split_off
 from training.errors import DivergedError
-from training.images import Images, split_off
 from training.loader import Loader
-from training.scores import score
-from training.task import Task
+from training.measure.scores import score
+from training.run import distributed, identity, outputs, progress, state, task
+from training.run.task import Task
 
 RANK_SEED = 1_000_000_007
 
@@ -56,7 +58,7 @@ class Run:
         self.device = pick_device(config.device)
         self.objective = task.objective.to(self.device)
         self.ema = ModelEmaV3(self.model, config.ema_decay, use_warmup=True) if config.ema_decay else None
-        whole = data.load(config.data_dir, "train", config.native_size)
+        whole = dataset.load(config.data_dir, "train", config.native_size)
         identity.refuse_other_images(whole, self.device)
         train, self.held_out = split_off(whole, config.val_fraction, config.seed)
         self.loader = Loader(train, config, task.preprocess, self.device)
@@ -204,7 +206,7 @@ class Run:
             return
         training = {
             "command": cli.command(self.task.command),
-            "data": data.source(self.config.data_dir).origin,
+            "data": dataset.source(self.config.data_dir).origin,
             "images": len(self.loader),
             "epoch": entry["epoch"],
             "processes": distributed.size(),

@@ -16,7 +16,7 @@ import httpx
 import yaml
 
 from tests.docker.files import DOCKER, panel_queries, settings
-from tests.docker.programs import program
+from tests.support.programs import program
 
 PATIENCE_S = 60.0
 NEEDS_A_GPU = {"GPU memory A"}

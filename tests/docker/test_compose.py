@@ -13,7 +13,7 @@ import pytest
 
 from service.settings import Settings
 from tests.docker.files import DOCKER, ROOT, compose, dashboard, resets, settings, stages, without_resets
-from tests.service.redis_server import redis_server
+from tests.support.redis_server import redis_server
 
 FILES = ("docker-compose.yml", "docker/compose.cpu.yml", "docker/compose.redis.yml")
 FORCED_END_S = 10

@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from service.app import create_app
-from service.metrics import metric_names
+from service.observe.metrics import metric_names
 from service.settings import PREFIX, Settings, unknown_variables
 from tests.docker.files import DOCKER, ROOT
-from tests.service.doubles import FakeEngine, loader
+from tests.support.doubles import FakeEngine, loader
 
 FOLDER = DOCKER / "kubernetes"
 KUBERNETES = "1.34"

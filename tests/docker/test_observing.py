@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from service.app import create_app
-from service.metrics import exposition
+from service.observe.metrics import exposition
 from service.settings import Settings
 from tests.docker.files import DOCKER, ROOT, alert_rules, dashboard, panel_queries, settings
-from tests.service.doubles import FakeEngine, loader
+from tests.support.doubles import FakeEngine, loader
 
 SAMPLES = {
     "counter": ("_total",),

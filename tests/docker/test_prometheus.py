@@ -13,10 +13,10 @@ import pytest
 from service.app import create_app
 from service.settings import Settings
 from tests.docker.files import DOCKER, alert_rules, panel_queries
-from tests.docker.programs import program
 from tests.docker.scraping import NEEDS_A_GPU, PATIENCE_S, data, empty_panels, prometheus_on
-from tests.service.doubles import FakeEngine, loader, picture
-from tests.service.live import serving
+from tests.support.doubles import FakeEngine, loader, picture
+from tests.support.live import serving
+from tests.support.programs import program
 
 
 def promtool(*arguments: str) -> str:

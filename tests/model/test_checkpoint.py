@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from model import load_checkpoint, save_checkpoint
 from model.checkpoint import METADATA_KEY, read_manifest
 from model.errors import CheckpointError, ConfigError
+from model.images.preprocess import Preprocess
 from model.labels import CLASS_NAMES
-from model.preprocess import Preprocess
 from tests.model.tiny import images, tiny
 
 

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from model.checkpoint import default_checkpoint_path
-from tests.model.operators import facts
+from tests.model.engines.operators import facts
 
 FORBIDDEN = ("scatter", "gather", "fft", "index", "cumsum", "sort")
 """What Torch-TensorRT lacks, unrolls, runs as a loop or drops from an engine of a dynamic batch."""
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def programs():
-    program = [sys.executable, "-m", "tests.model.one_graph", str(default_checkpoint_path())]
+    program = [sys.executable, "-m", "tests.model.engines.one_graph", str(default_checkpoint_path())]
     done = subprocess.run(program, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]

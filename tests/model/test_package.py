@@ -7,7 +7,7 @@ BLOCKED = ("fastapi", "starlette", "uvicorn", "prometheus_client", "pydantic_set
 
 
 def test_model_and_training_import_without_a_web_framework():
-    packages = "model.engine, training.train, training.release, training.timing"
+    packages = "model.engines.engine, training.train, training.release, training.timing"
     blocking = f"import sys; sys.modules.update(dict.fromkeys({BLOCKED!r})); import {packages}; print('imported')"
     done = subprocess.run([sys.executable, "-c", blocking], capture_output=True, text=True, check=False)
     assert done.stdout == "imported\n", done.stderr

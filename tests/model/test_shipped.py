@@ -4,9 +4,9 @@ from PIL import Image
 
 from model import load_checkpoint
 from model.checkpoint import Manifest, default_checkpoint_path, read_manifest
-from model.engine import create_engine
+from model.engines.engine import create_engine
+from model.images.preprocess import prepare_image
 from model.labels import CLASS_NAMES, SUPERCLASSES
-from model.preprocess import prepare_image
 
 
 @pytest.fixture(scope="module")

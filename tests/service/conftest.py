@@ -12,10 +12,10 @@ import pytest
 from fastapi import FastAPI
 
 from service.app import create_app
-from service.loading import ModelLoader
-from service.runtime import Service
+from service.runtime.loading import ModelLoader
+from service.runtime.service import Service
 from service.settings import Settings
-from tests.service.doubles import FakeEngine, loader
+from tests.support.doubles import FakeEngine, loader
 
 DEADLINE_S = 20.0
 """No test waits longer for an event than this."""

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 
 from service.app import create_app
-from service.colormaps import COLORMAPS
 from service.errors import documented
 from service.explain import default, expectation
-from service.metrics import metric_names
-from service.options import HeatmapFormat, View
+from service.observe.metrics import metric_names
+from service.observe.timing import STAGES
+from service.pictures.colormaps import COLORMAPS
+from service.pictures.options import HeatmapFormat, View
 from service.settings import PREFIX, Settings
-from service.timing import STAGES
-from tests.service.doubles import FakeEngine, loader
-
-DOCS = Path(__file__).parents[2] / "docs"
+from tests.support.doubles import FakeEngine, loader
+from tests.support.paths import DOCS
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 import pytest
 
 from model import ModelConfig
-from tests import standin
+from tests.support import standin
 from training import train
 from training.config import TrainConfig
 

@@ -7,7 +7,7 @@ from model.errors import ConfigError
 from training import cli
 from training.budget import CountConfig
 from training.config import TrainConfig
-from training.dynamicvit import MeasureConfig
+from training.dynamicvit.command import MeasureConfig
 from training.evaluate import EvaluateConfig
 from training.loader import SpeedConfig
 from training.release import ReleaseConfig

@@ -10,8 +10,10 @@ from PIL import Image
 from model import load_checkpoint, save_checkpoint
 from model.labels import CLASS_NAMES
 from tests.model.tiny import tiny
-from training import data, evaluate, records
+from training import evaluate
+from training.data import dataset
 from training.evaluate import EvaluateConfig, report
+from training.measure import records
 
 
 @pytest.fixture
@@ -23,7 +25,7 @@ def config(trained, data_dir, tmp_path):
 
 def test_the_record_holds_what_the_checkpoint_scores_and_costs(config, trained, data_dir):
     result = evaluate.evaluate(config, {}, "the command")
-    images = data.load(data_dir, "test", 32)
+    images = dataset.load(data_dir, "test", 32)
     loaded = load_checkpoint(trained)
     mean, std = (
         torch.tensor(part)[:, None, None] for part in (loaded.manifest.preprocess.mean, loaded.manifest.preprocess.std)

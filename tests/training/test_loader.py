@@ -2,11 +2,12 @@ import pytest
 import torch
 
 from model import ModelConfig
-from model.preprocess import Preprocess
-from training import data, loader, train
+from model.images.preprocess import Preprocess
+from training import loader, train
 from training.config import TrainConfig
+from training.data import dataset
+from training.data.images import Images
 from training.errors import DataError
-from training.images import Images
 from training.loader import Loader
 
 CPU = torch.device("cpu")
@@ -84,7 +85,7 @@ def test_a_run_with_randaugment_resumes_to_the_same_numbers(recipe, tiny_model):
 
 
 def _dying(config, model_config, after):
-    from training import task
+    from training.run import task
 
     train.prepare(config)
     run = train.Run(config, task.freqmerge(config, model_config))
@@ -113,4 +114,4 @@ def test_the_speed_is_that_of_the_recipe(data_dir):
     slow = loader.speed(config, ModelConfig(image_size=32), 0.2)
     fast = loader.speed(config.replace(rand_augment=None), ModelConfig(image_size=32), 0.2)
     assert fast["loader"] > 2 * slow["loader"]
-    assert len(data.load(data_dir, "train", 32)) == 400
+    assert len(dataset.load(data_dir, "train", 32)) == 400

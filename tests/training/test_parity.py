@@ -3,10 +3,11 @@ import pytest
 
 from model import save_checkpoint
 from model.errors import ConfigError
-from model.preprocess import Preprocess
-from tests import standin
+from model.images.preprocess import Preprocess
 from tests.model.tiny import tiny
-from training import parity, records
+from tests.support import standin
+from training import parity
+from training.measure import records
 from training.parity import Answers, Parity, ParityConfig
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from model import files
-from training.confusion import Pair, members, within_superclass, worst_pairs
+from training.measure.confusion import Pair, members, within_superclass, worst_pairs
 
 
 def confusion_matrix(

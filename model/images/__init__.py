@@ -1,0 +1,1 @@
+"""From a picture to the tensor that a backbone sees; training and serving share these files."""

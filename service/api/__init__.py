@@ -1,0 +1,1 @@
+"""What a client can ask for: the routes, their answers, and the OpenAPI document."""

@@ -1,0 +1,99 @@
+"""The bytes of a request body, with their number and their time bounded while they arrive."""
+
+from __future__ import annotations
+
+import asyncio
+from email.message import Message
+from typing import NamedTuple
+
+from starlette.requests import Request
+
+from service.errors import ClientGone, SlowBody, TooLarge, UnsupportedFormat
+from service.http.exchange import exchange_of
+from service.settings import FORM_OVERHEAD_BYTES
+
+_RAW_TYPES = ("image/", "application/octet-stream")
+_UNDECLARED = ("", "application/x-www-form-urlencoded")
+"""No type at all, or what curl's --data-binary declares if nobody tells it otherwise."""
+
+
+class Upload(NamedTuple):
+    """A request body; `boundary` is None for raw bytes, the multipart boundary for a form."""
+
+    data: bytes
+    boundary: bytes | None = None
+
+
+async def read_upload(request: Request, max_bytes: int, timeout_s: float) -> Upload:
+    """The whole body, of a picture or a form; raises `UnsupportedFormat` and what `read_body` raises."""
+    boundary = _boundary(request.headers.get("content-type", ""))
+    overhead = 0 if boundary is None else FORM_OVERHEAD_BYTES
+    return Upload(await read_body(request, max_bytes, timeout_s, overhead), boundary)
+
+
+async def read_body(request: Request, max_bytes: int, timeout_s: float, overhead: int = 0) -> bytes:
+    """The whole body, `overhead` bytes beside what it is to hold; raises `TooLarge`, `SlowBody`, `ClientGone` or
+    `QueueFull` (the bodies of all requests together take too much).
+
+    A body that announces too much is refused before a byte of it is read: a client that asked with
+    `Expect: 100-continue` then never sends it.
+    """
+    limit = max_bytes + overhead
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > limit:
+        raise too_large(max_bytes, f"{int(announced):,} announced in Content-Length")
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await _read(request, limit, max_bytes)
+    except TimeoutError:
+        raise SlowBody(
+            f"expected the whole request body within {timeout_s:g} s, found it unfinished; "
+            "send a smaller picture or use a faster connection",
+            headers={"Connection": "close"},
+        ) from None
+
+
+async def wait_until_gone(request: Request) -> None:
+    """Returns when the client has closed the connection; only after the body was read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def too_large(max_bytes: int, found: str) -> TooLarge:
+    """The error for a picture of too many bytes."""
+    return TooLarge(f"expected at most {max_bytes:,} bytes, found {found}; reduce the picture and send it again")
+
+
+async def _read(request: Request, limit: int, max_bytes: int) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    exchange, budget = exchange_of(request), request.app.state.service.bodies
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone("the client closed the connection while it sent the body")
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > limit:
+            raise too_large(max_bytes, "more")
+        budget.take(len(chunk))
+        exchange.body_bytes = size
+        chunks.append(chunk)
+        if not message.get("more_body", False):
+            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _boundary(content_type: str) -> bytes | None:
+    """The boundary of a multipart form, None for raw bytes; raises `UnsupportedFormat` for anything else."""
+    declared = content_type.partition(";")[0].strip().lower()
+    if declared.startswith(_RAW_TYPES) or declared in _UNDECLARED:
+        return None
+    parsed = Message()
+    parsed["content-type"] = content_type
+    boundary = parsed.get_boundary()
+    if declared == "multipart/form-data" and boundary:
+        return boundary.encode("latin-1", "replace")
+    raise UnsupportedFormat(
+        "expected Content-Type image/*, application/octet-stream, or multipart/form-data with a boundary, "
+        f"found {content_type[:100]!r}; send the picture itself as the body, or as the form field 'file'"
+    )

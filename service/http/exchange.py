@@ -1,0 +1,38 @@
+"""What accompanies one HTTP request through the app: its id and its stage times."""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from dataclasses import dataclass, field
+
+from starlette.requests import Request
+
+from service.observe.timing import Stages
+
+SCOPE_KEY = "freqmerge.exchange"
+
+_ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}\Z")
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request and its answer."""
+
+    request_id: str
+    started: float = field(default_factory=time.perf_counter)
+    stages: Stages = field(default_factory=Stages)
+    body_bytes: int = 0
+    """What its body holds of the `BodyBudget`, until the answer has left."""
+
+
+def request_id(given: str | None) -> str:
+    """The client's own id if it is harmless, a random one otherwise."""
+    return given if given and _ACCEPTABLE_ID.match(given) else f"{random.getrandbits(64):016x}"
+
+
+def exchange_of(request: Request) -> Exchange:
+    """The exchange that the middleware opened for this request."""
+    exchange: Exchange = request.scope[SCOPE_KEY]
+    return exchange

@@ -1,0 +1,1 @@
+"""Pictures on worker threads: decoding what a stranger sent, drawing heatmaps. Free of HTTP."""

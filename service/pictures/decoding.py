@@ -1,0 +1,147 @@
+"""Bytes from a stranger → a `Picture` that is safe to classify and to draw on.
+
+Checks run cheapest first: the first bytes against an allow-list, the size in the header against the limits,
+and only then the pixels. Everything here is blocking and belongs on a worker thread; Pillow releases the
+interpreter lock while it decodes. No state of Pillow is changed; truncated files stay errors.
+
+`model.images.pictures` says what a decoded picture is, because training decodes its pictures in the same way.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.ImageFile import ImageFile
+
+from model.images import pictures
+from model.images.preprocess import prepare_image
+from service.errors import EmptyBody, TooLarge, Undecodable, UnsupportedFormat
+from service.pictures.budget import ByteBudget
+
+FORMATS = pictures.FORMATS
+
+_FOREIGN = {
+    b"BM": "a BMP picture",
+    b"II*\0": "a TIFF picture",
+    b"MM\0*": "a TIFF picture",
+    b"\0\0\x01\0": "an icon (ICO)",
+    b"%PDF": "a PDF document",
+    b"PK\x03\x04": "a ZIP archive",
+}
+_BRANDS = {b"avif": "an AVIF picture", b"avis": "an AVIF picture", b"mif1": "a HEIF picture"}
+
+PIXEL_BYTES = {"JPEG": 8, "PNG": 16, "WEBP": 25, "GIF": 16}
+"""Peak memory per decoded pixel, the most of all pixel types: the file's own pixels and copies on the way to RGB."""
+
+PROGRESSIVE_BYTES = 6
+"""What a progressive JPEG takes per pixel of the file, for libjpeg holds all coefficients until the last scan."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A decoded picture, what the file held, and nothing else of the file.
+
+    `image` is RGB, upright and without metadata, at the file's resolution or at a whole fraction of it (see
+    `model.images.pictures.reduction`).
+    `width` and `height` are the upright size in the file; `format` is one of `FORMATS`,
+    `mode` Pillow's name of the file's pixel type.
+    """
+
+    image: Image.Image
+    width: int
+    height: int
+    format: str
+    mode: str
+
+
+def decode(data: bytes, *, max_pixels: int, max_side: int, keep_side: int, budget: ByteBudget | None = None) -> Picture:
+    """The picture in `data`, with no more detail than a use at `keep_side` pixels on the longer side needs.
+
+    Waits until the budget has the bytes that decoding takes. Raises `EmptyBody`, `UnsupportedFormat`, `TooLarge`
+    (from the header, before any pixel is read) or `Undecodable`.
+    """
+    found = _accepted_format(data)
+    try:
+        with pictures.opened(data, found) as image:
+            _check_size(image.width, image.height, max_pixels, max_side)
+            size = pictures.draft(image, keep_side)
+            with budget.hold(_decoding_bytes(image, found, size)) if budget else nullcontext():
+                return _picture(image, found, keep_side, size)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise TooLarge(_too_large(max_pixels, max_side, "a header that announces far more")) from error
+    except pictures.DAMAGED as error:
+        raise Undecodable(
+            f"expected a whole {found} file, found one that does not decode ({_reason(error)}); "
+            "it is truncated or damaged: export or download it again"
+        ) from error
+
+
+def network_input(picture: Picture, native_size: int) -> NDArray[np.uint8]:
+    """uint8 [3, native, native] for the engine.
+
+    Training's own `prepare_image` makes it, so the two cannot differ: pictures whose sides are below twice
+    `keep_side`, every training picture among them, arrive there untouched. A larger photo has been averaged
+    over whole blocks of pixels first, which moves the result by about one level of 255.
+    """
+    return prepare_image(picture.image, native_size)
+
+
+def _accepted_format(data: bytes) -> str:
+    """The name in `FORMATS` that the first bytes announce; no name or type given by the client is asked."""
+    if not data:
+        raise EmptyBody(f"expected the bytes of a picture ({pictures.listed()}), found none; send the file as the body")
+    if found := pictures.format_of(data):
+        return found
+    raise UnsupportedFormat(
+        f"expected a picture as {pictures.listed()}, found {_describe(data)}; convert it to JPEG or PNG and send that"
+    )
+
+
+def _describe(data: bytes) -> str:
+    """Words for bytes that are not an accepted picture."""
+    if data[4:8] == b"ftyp":
+        return _BRANDS.get(data[8:12], "a HEIC picture" if data[8:11] == b"hei" else "a video")
+    for signature, words in _FOREIGN.items():
+        if data.startswith(signature):
+            return words
+    head = data[:64].lstrip(b"\xef\xbb\xbf \t\r\n")
+    if head.startswith((b"<svg", b"<?xml", b"<!DOCTYPE", b"<html")):
+        return "an SVG, XML or HTML text"
+    if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in data[:64]):
+        return "text"
+    return f"bytes that begin with {data[:8].hex(' ')}"
+
+
+def _check_size(width: int, height: int, max_pixels: int, max_side: int) -> None:
+    if width * height > max_pixels or max(width, height) > max_side:
+        found = f"{width} x {height}, {width * height:,} pixels"
+        raise TooLarge(_too_large(max_pixels, max_side, found))
+
+
+def _too_large(max_pixels: int, max_side: int, found: str) -> str:
+    return (
+        f"expected at most {max_pixels:,} pixels and {max_side:,} on a side, found {found}; "
+        "reduce the picture and send it again"
+    )
+
+
+def _reason(error: Exception) -> str:
+    """Pillow's words where they were written for people."""
+    return str(error)[:200] if isinstance(error, OSError) else "its structure is damaged"
+
+
+def _decoding_bytes(image: ImageFile, found: str, size: tuple[int, int]) -> int:
+    """Memory that decoding takes at its peak, from the header alone."""
+    decoded = image.width * image.height * PIXEL_BYTES[found]
+    whole = size[0] * size[1] * PROGRESSIVE_BYTES if image.info.get("progressive") else 0
+    return decoded + whole
+
+
+def _picture(image: ImageFile, found: str, keep_side: int, size: tuple[int, int]) -> Picture:
+    kept, turned = pictures.upright(image, keep_side)
+    width, height = (size[1], size[0]) if turned else size
+    return Picture(kept, width, height, found, image.mode)

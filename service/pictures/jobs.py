@@ -1,0 +1,85 @@
+"""The jobs of the worker threads: decoding, drawing, encoding. Blocking, and free of HTTP.
+
+The picture code imports the tensor library (training and serving share the preprocessing), so it is imported
+inside the jobs: the first import happens on the engine thread, while the socket already answers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from service.http import forms
+from service.http.body import Upload, too_large
+from service.pictures.options import ImageFormat, View
+from service.settings import Settings
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from service.pictures.budget import ByteBudget
+    from service.pictures.colormaps import Colormap
+    from service.store.images import StoredImage
+
+
+class Decoded(NamedTuple):
+    """An uploaded file, taken out of its form, and uint8 [3, native, native] of it."""
+
+    data: bytes
+    pixels: NDArray[np.uint8]
+
+
+class Drawing(NamedTuple):
+    """How to draw a heatmap."""
+
+    view: View
+    colormap: Colormap
+    opacity: float
+    size: int
+    format: ImageFormat
+    block: int = -1
+    """Position, among the merging blocks, of the one whose tokens are drawn."""
+
+
+def decode_upload(upload: Upload, settings: Settings, native_size: int, budget: ByteBudget | None = None) -> Decoded:
+    """What the engine needs of an upload; raises the `UploadError`s."""
+    from model.images.pictures import network_side
+    from service.pictures.decoding import decode, network_input
+
+    data = upload.data if upload.boundary is None else forms.single_file(upload.data, upload.boundary)
+    if len(data) > settings.max_upload_bytes:
+        raise too_large(settings.max_upload_bytes, f"{len(data):,}")
+    keep_side = network_side(native_size)
+    picture = decode(
+        data, max_pixels=settings.max_pixels, max_side=settings.max_side, keep_side=keep_side, budget=budget
+    )
+    return Decoded(data, network_input(picture, native_size))
+
+
+def draw(stored: StoredImage, grid: tuple[int, int], how: Drawing, settings: Settings, budget: ByteBudget) -> bytes:
+    """A heatmap on the picture itself, at its own resolution up to `how.size`, as a file."""
+    from service.pictures.decoding import decode
+    from service.pictures.heatmap import encode, render
+
+    picture = decode(
+        stored.data,
+        max_pixels=settings.max_pixels,
+        max_side=settings.max_side,
+        keep_side=max(how.size, 16),
+        budget=budget,
+    )
+    image = render(
+        picture.image,
+        stored.frequency_score,
+        stored.source_maps[how.block],
+        grid,
+        view=how.view,
+        colormap=how.colormap,
+        opacity=how.opacity,
+        size=how.size,
+    )
+    return encode(image, how.format)
+
+
+def preload() -> None:
+    """Imports what the jobs need, so that the first request does not wait for it."""

@@ -1,0 +1,1 @@
+"""What lives as long as one app: the model, its engine thread, the worker threads."""

@@ -1,0 +1,67 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.errors import ConfigError
+from model.merging.frequency import frequency_score, high_pass, low_pass_basis
+from tests.model.merging.twins import fft_score
+
+grids = st.tuples(st.integers(1, 16), st.integers(1, 16))
+
+
+@settings(deadline=None, max_examples=60)
+@given(grid=grids, radius=st.integers(0, 9), seed=st.integers(0, 2**16))
+def test_the_closed_form_equals_the_fft_in_double_precision(grid, radius, seed):
+    tokens = torch.randn(2, grid[0] * grid[1], 5, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    basis = low_pass_basis(grid, radius)
+    if basis.shape[1] == basis.shape[0]:  # everything is low: what is left is rounding, which min-max would stretch
+        assert high_pass(tokens.mean(2), basis).abs().max() < 1e-12
+        return
+    torch.testing.assert_close(
+        frequency_score(tokens, grid, radius), fft_score(tokens, grid, radius), atol=1e-9, rtol=0
+    )
+
+
+def test_the_seed_grid_has_thirteen_low_modes_and_agrees_with_the_fft_in_single_precision():
+    tokens = torch.randn(4, 196, 64, generator=torch.Generator().manual_seed(3))
+    assert low_pass_basis((14, 14), 2).shape == (196, 13)
+    expected = fft_score(tokens.double(), (14, 14), 2)
+    torch.testing.assert_close(frequency_score(tokens, (14, 14), 2).double(), expected, atol=1e-5, rtol=0)
+
+
+@settings(deadline=None, max_examples=30)
+@given(grid=grids, radius=st.integers(0, 9))
+def test_the_low_modes_are_orthonormal(grid, radius):
+    basis = low_pass_basis(grid, radius)
+    torch.testing.assert_close(basis.T @ basis, torch.eye(basis.shape[1], dtype=torch.float64), atol=1e-10, rtol=0)
+
+
+def test_a_flat_image_scores_zero_everywhere():
+    assert frequency_score(torch.ones(1, 64, 8), (8, 8), 2).max() < 1e-6
+
+
+def test_a_single_bright_patch_scores_one_there_and_little_elsewhere():
+    tokens = torch.zeros(1, 64, 8)
+    tokens[0, 27] = 10.0
+    score = frequency_score(tokens, (8, 8), 1)[0]
+    assert score.argmax() == 27
+    assert score[27] == pytest.approx(1.0, abs=1e-4)
+    assert score[torch.arange(64) != 27].max() < 0.05
+
+
+def test_half_precision_tokens_are_scored_in_single_precision():
+    tokens = torch.randn(2, 64, 16).half()
+    score = frequency_score(tokens, (8, 8), 2)
+    assert score.dtype == torch.float32
+    torch.testing.assert_close(score, frequency_score(tokens.float(), (8, 8), 2))
+
+
+def test_a_grid_that_does_not_hold_the_patches_is_refused():
+    with pytest.raises(ConfigError, match="expected 49 patches for a 7x7 grid, found 64"):
+        frequency_score(torch.zeros(1, 64, 8), (7, 7), 2)
+
+
+def test_a_negative_radius_is_refused():
+    with pytest.raises(ConfigError, match="radius of at least 0"):
+        low_pass_basis((8, 8), -1)

@@ -1,0 +1,72 @@
+"""Bytes in work at once: bounded, first come first served, and never a deadlock."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+from service.pictures.budget import ByteBudget
+from tests.service.conftest import DEADLINE_S
+
+
+class Job:
+    """A job on a thread of its own that holds its bytes until it is let go."""
+
+    def __init__(self, budget: ByteBudget, size: int) -> None:
+        self.runs = threading.Event()
+        self._go = threading.Event()
+        self._thread = threading.Thread(target=self._work, args=(budget, size))
+        queue = budget.waiting
+        self._thread.start()
+        while not self.runs.is_set() and budget.waiting == queue:
+            self.runs.wait(0.001)
+
+    def _work(self, budget: ByteBudget, size: int) -> None:
+        with budget.hold(size):
+            self.runs.set()
+            assert self._go.wait(DEADLINE_S)
+
+    def finish(self) -> None:
+        self._go.set()
+        self._thread.join(DEADLINE_S)
+
+
+def test_jobs_run_together_while_their_bytes_fit_and_wait_in_turn_when_they_do_not() -> None:
+    budget = ByteBudget(10)
+    first, second = Job(budget, 6), Job(budget, 4)
+    assert (first.runs.is_set(), second.runs.is_set(), budget.held) == (True, True, 10)
+    large, small = Job(budget, 7), Job(budget, 1)
+    second.finish()
+    assert not small.runs.is_set(), "a small job does not overtake a large one, which would never run"
+    assert budget.waiting == 2
+    first.finish()
+    assert large.runs.wait(DEADLINE_S)
+    assert small.runs.wait(DEADLINE_S)
+    assert budget.held == 8
+    large.finish()
+    small.finish()
+    assert (budget.held, budget.waiting) == (0, 0)
+
+
+def test_a_job_larger_than_the_budget_runs_alone() -> None:
+    budget = ByteBudget(10)
+    giant = Job(budget, 1000)
+    other = Job(budget, 1)
+    assert giant.runs.is_set()
+    assert not other.runs.is_set()
+    giant.finish()
+    assert other.runs.wait(DEADLINE_S)
+    other.finish()
+
+
+def test_a_job_that_raises_gives_its_bytes_back() -> None:
+    budget = ByteBudget(10)
+
+    def fail() -> None:
+        with budget.hold(10):
+            raise ZeroDivisionError
+
+    with ThreadPoolExecutor(2) as pool:
+        errors = [future.exception(DEADLINE_S) for future in [pool.submit(fail) for _ in range(20)]]
+    assert {type(error) for error in errors} == {ZeroDivisionError}
+    assert budget.held == 0

@@ -1,0 +1,4 @@
+from training.cli import run
+from training.dynamicvit.command import main
+
+run(main)

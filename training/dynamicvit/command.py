@@ -1,0 +1,148 @@
+"""`python -m training.dynamicvit`: train DynamicViT from a trained checkpoint, resumably, and measure it.
+
+Rao et al., NeurIPS 2021. The checkpoint is both the start and the frozen teacher, as in the paper. A finished run
+started again with --resume is measured again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import nn
+
+from model.checkpoint import read_manifest
+from model.config import Frozen
+from model.engines.engine import pick_device
+from model.images.preprocess import InputStage
+from model.macs import count_macs, count_parameters
+from model.speed import rates
+from training import cli
+from training.config import TrainConfig
+from training.data import dataset
+from training.dynamicvit import files
+from training.dynamicvit.loss import LossWeights
+from training.dynamicvit.model import DynamicConfig, DynamicViT
+from training.dynamicvit.task import DynamicRecipe, task
+from training.evaluate import report
+from training.measure import records
+from training.measure.scores import BINS, score
+from training.run import distributed
+from training.train import run
+
+MODULE = "training.dynamicvit"
+UNUSED = (
+    *("freqmerge", "init", "patch_drop", "layer_decay", "pretrained", "native_size", "interpolation"),
+    *("teacher", "distill", "distill_weight", "temperature"),
+)
+"""Fields of the training config that the starting checkpoint or the paper decides."""
+
+
+class MeasureConfig(Frozen):
+    """What is measured at the end, and where the result goes."""
+
+    results: Path | None = Field(None, description=records.PLACE)
+    benchmark: bool = Field(False, description="measure images/s beside the plain ViT")
+    batch_sizes: tuple[PositiveInt, ...] = Field(
+        (1, 8, 32, 64, 256), min_length=1, description="batches that are timed"
+    )
+    repeats: int = Field(15, ge=3, description="timed passes per model and batch size")
+    warm_up: int = Field(3, ge=1, description="passes before timing")
+
+
+def train(
+    config: TrainConfig, dynamic: DynamicConfig, weights: LossWeights, recipe: DynamicRecipe
+) -> list[dict[str, Any]]:
+    """Runs or resumes the training and returns its history; raises as `training.train.run` and `task` do."""
+    return run(config, partial(task, config, dynamic, weights, recipe))
+
+
+def measure(config: TrainConfig, wanted: MeasureConfig, command: str) -> dict[str, Any]:
+    """Scores the run's best checkpoint on the test images, counts and times it, writes and returns the record."""
+    device = pick_device(config.device)
+    loaded = files.load(config.checkpoint_path)
+    told, model = loaded.manifest, loaded.model.to(device)
+    images = dataset.test_images(config.data_dir, told, config.checkpoint_path)
+    stage = InputStage(told.preprocess, model.config.image_size).to(device)
+    found = score(nn.Sequential(stage, model), images, config.eval_batch_size, device)
+    result = {
+        "checkpoint": told.name,
+        "digest": told.digest,
+        "images": len(images),
+        "precision": "float32",
+        "config": model.config.model_dump(mode="json"),
+        "seed": config.seed,
+        **model.dynamic.model_dump(mode="json"),
+        **{key: told.training[key] for key in ("start", "losses", "backbone_lr_scale", "epoch")},
+        "epochs": told.training["config"]["epochs"],
+        **found._asdict(),
+        "calibration_bins": BINS,
+        "macs": count_macs(model, model.config.image_size),
+        "parameters": count_parameters(model),
+        "schedule": model.schedule,
+        "throughput": _throughput(model, wanted, device) if wanted.benchmark else [],
+    }
+    folder = records.place(wanted.results, dataset.is_own(config.data_dir))
+    records.add("dynamicvit", command, result, device, folder, same=("digest", "precision", "images"))
+    return result
+
+
+def _throughput(model: DynamicViT, wanted: MeasureConfig, device: torch.device) -> list[dict[str, Any]]:
+    told, side = [], model.config.image_size
+    for size in wanted.batch_sizes:
+        images = torch.randn(size, 3, side, side, device=device)
+        pair = rates({"plain": model.vit, "own": model}, images, wanted.repeats, wanted.warm_up, device)
+        told.append(
+            {
+                "batch_size": size,
+                "repeats": wanted.repeats,
+                **pair["own"]._asdict(),
+                "plain_images_per_s": pair["plain"].images_per_s,
+            }
+        )
+    return told
+
+
+def _work(
+    config: TrainConfig,
+    dynamic: DynamicConfig,
+    weights: LossWeights,
+    recipe: DynamicRecipe,
+    wanted: MeasureConfig,
+    command: str,
+    device: str,
+) -> None:
+    config = config.replace(device=device)
+    train(config, dynamic, weights, recipe)
+    if distributed.rank() == 0:
+        found = measure(config, wanted, command)
+        print(f"rho {found['rho']:g}, best epoch {found['epoch']} of {found['epochs']}")
+        print(report(found))
+        print(f"written: {config.checkpoint_path}")
+        print(f"recorded: {records.place(wanted.results, dataset.is_own(config.data_dir)) / 'dynamicvit.jsonl'}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line of DynamicViT."""
+    sections = (TrainConfig, DynamicConfig, LossWeights, DynamicRecipe, MeasureConfig)
+    about = "Train DynamicViT's predictors from a trained checkpoint, and measure the result."
+    parsed = cli.parser(f"python -m {MODULE}", about, *sections, without=UNUSED).parse_args(arguments)
+    command = cli.command(MODULE, arguments)
+    recipe = DynamicRecipe(**cli.given(DynamicRecipe, parsed))
+    seen = read_manifest(recipe.start).preprocess
+    config = TrainConfig(
+        **cli.given(TrainConfig, parsed), native_size=seen.native_size, interpolation=seen.interpolation
+    )
+    dynamic = DynamicConfig(**cli.given(DynamicConfig, parsed))
+    weights = LossWeights(**cli.given(LossWeights, parsed))
+    wanted = MeasureConfig(**cli.given(MeasureConfig, parsed))
+    distributed.start(
+        partial(_work, config, dynamic, weights, recipe, wanted, command),
+        config.device,
+        config.multi_gpu,
+        config.patience_s,
+    )

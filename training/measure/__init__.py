@@ -1,0 +1,1 @@
+"""Scores, comparisons and records: how a number of this project is made."""

@@ -1,0 +1,124 @@
+"""One checkpoint and one set of test images, on which any merging config is scored, counted and timed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from model import FreqMergeViT, ModelConfig
+from model.checkpoint import Checkpoint, load_checkpoint
+from model.config import Frozen
+from model.engines.engine import Classifier, pick_device
+from model.images.preprocess import InputStage
+from model.macs import count_parameters
+from model.speed import Rate, rates
+from training import budget
+from training.data import dataset
+from training.measure import records
+from training.measure.scores import answers
+
+ARCHITECTURE = ("backbone", "backbone_args", "num_classes", "image_size")
+"""Fields of the model config that the weights decide."""
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+class BenchConfig(Frozen):
+    """Which checkpoint is measured, on what, where, and where results and pictures go."""
+
+    ckpt: Path = Field(Path("checkpoints/best_model.safetensors"), description="checkpoint to measure")
+    data_dir: Path | None = Field(None, description=f"{dataset.DESCRIPTION}; none downloads CIFAR-100")
+    output_dir: Path = Field(Path(), description="where logs/ and visualizations/ are written")
+    results: Path | None = Field(None, description=records.PLACE)
+    images: int = Field(0, ge=0, description="first test images to use; 0 uses all, as every reported number must")
+    batch_size: int = Field(500, ge=1, description="images per evaluation step")
+    precision: Precision = Field("float32", description="float32, or autocast to bfloat16 or float16")
+    repeats: int = Field(15, ge=3, description="timed passes per model and batch size")
+    warm_up: int = Field(3, ge=1, description="passes before timing")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    threads: int = Field(0, ge=0, description="CPU threads of torch; 0 leaves torch's choice")
+
+
+class Cost(NamedTuple):
+    """What a config costs, counted."""
+
+    macs: int
+    parameters: int
+    patches: int
+    """Patch tokens before the first block."""
+    schedule: tuple[int, ...]
+    """Patch tokens left after each block."""
+
+
+class Bench:
+    """Everything that a measurement needs, loaded once; configs share the weights.
+
+    Raises `CheckpointError` for a file that is no checkpoint, and `DataError` for test images that cannot be read or
+    have other classes than the checkpoint.
+    """
+
+    def __init__(self, config: BenchConfig, **changes: Any) -> None:
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        self.config = config
+        self.device = pick_device(config.device)
+        self.checkpoint: Checkpoint = load_checkpoint(config.ckpt, **changes)
+        manifest = self.checkpoint.manifest
+        images = dataset.test_images(config.data_dir, manifest, config.ckpt)
+        self.results = records.place(config.results, dataset.is_own(config.data_dir))
+        self.vit = self.checkpoint.model.vit.to(self.device)
+        self.stage = InputStage(manifest.preprocess, self.checkpoint.model.config.image_size).to(self.device)
+        self.images = images.take(torch.arange(min(config.images, len(images)))) if config.images else images
+
+    def model(self, config: ModelConfig) -> FreqMergeViT:
+        """The checkpoint's weights under another merging config; raises `ConfigError` if it does not fit them."""
+        return FreqMergeViT(self.vit, config).to(self.device).eval()
+
+    def logits(self, config: ModelConfig, seed: int = 0) -> Float[Tensor, "count classes"]:
+        """Answers for every test image; the seed decides what strategies draw."""
+        torch.manual_seed(seed)
+        with self._autocast():
+            return answers(Classifier(self.model(config), self.stage), self.images, self.config.batch_size, self.device)
+
+    def cost(self, config: ModelConfig) -> Cost:
+        """Multiply-accumulates of one image, parameters and schedule."""
+        model = self.model(config)
+        return Cost(
+            budget.cost(self.vit, config), count_parameters(model), model.grid[0] * model.grid[1], model.schedule
+        )
+
+    def rates(self, configs: dict[str, ModelConfig], batch_size: int) -> dict[str, Rate]:
+        """Throughput of every config in turns, the input stage left out; speed-up over the first."""
+        side = self.checkpoint.model.config.image_size
+        images = torch.randn(batch_size, 3, side, side, device=self.device)
+        models: dict[str, nn.Module] = {
+            # what nobody merges runs as timm's own module, without a score
+            name: self.model(config) if config.merges else self.vit
+            for name, config in configs.items()
+        }
+        with self._autocast():
+            return rates(models, images, self.config.repeats, self.config.warm_up, self.device)
+
+    def origin(self) -> dict[str, Any]:
+        """Which weights and images a number is of, for its record."""
+        manifest = self.checkpoint.manifest
+        return {
+            "checkpoint": manifest.name,
+            "digest": manifest.digest,
+            "images": len(self.images),
+            "precision": self.config.precision,
+        }
+
+    def _autocast(self) -> torch.autocast:
+        kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+        kind = kinds[self.config.precision]
+        return torch.autocast(
+            self.device.type,
+            dtype=torch.bfloat16 if kind is torch.float32 else kind,
+            enabled=kind is not torch.float32,
+        )
