@@ -16,38 +16,20 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from model import files
 from model._version import __version__
-from model.config import Frozen, ModelConfig
+from model.config import ModelConfig
 from model.errors import CheckpointError, ConfigError
-from model.images.preprocess import Preprocess
+from model.images.prepare import Preprocess
 from model.labels import CLASS_NAMES, SUPERCLASSES
+from model.manifest import FORMAT, METADATA_KEY, Manifest
 from model.vit.merging_vit import FreqMergeViT, build
 
-FORMAT = 1
-METADATA_KEY = "freqmerge"
 PICKLED = (".pth", ".pt", ".bin", ".pkl", ".ckpt")
-WEIGHTS = Path(__file__).parent / "weights"
-
-
-class Manifest(Frozen):
-    """Everything about a checkpoint but its weights."""
-
-    format: int = Field(FORMAT, ge=1, description="version of the checkpoint format")
-    name: str = Field(min_length=1, description="name of the model")
-    digest: str = Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of the weights and of this manifest")
-    config: ModelConfig
-    preprocess: Preprocess
-    class_names: tuple[str, ...] = Field(description="name of each class id")
-    superclasses: tuple[str, ...] = Field(description="superclass of each class id; empty if there are none")
-    scores: dict[str, float] = Field(description="test scores, shares 0..1, such as top1 and top5")
-    versions: dict[str, str] = Field(description="versions that wrote the file")
-    training: dict[str, Any] = Field(description="how the weights came about: command, data, epochs")
 
 
 @dataclass(frozen=True)
@@ -68,16 +50,6 @@ class Configured(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...
-
-
-def default_checkpoint_path() -> Path:
-    """The checkpoint that ships with the package; raises `CheckpointError` if there is not exactly one."""
-    shipped = sorted(WEIGHTS.glob("*.safetensors"))
-    if len(shipped) != 1:
-        raise CheckpointError(
-            f"expected one *.safetensors file in {WEIGHTS}, found {len(shipped)}; name a checkpoint explicitly"
-        )
-    return shipped[0]
 
 
 def save_checkpoint(

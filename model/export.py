@@ -7,12 +7,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from model.checkpoint import default_checkpoint_path, load_checkpoint
+from model.checkpoint import load_checkpoint
 from model.engines import artifact, openvino_engine, tensorrt_engine
 from model.engines.artifact import Profile
-from model.engines.classifier import Precision
-from model.engines.engine import pick_device
+from model.engines.device import pick_device
+from model.engines.engine import Precision
 from model.errors import EngineError, FreqMergeError
+from model.manifest import default_checkpoint_path
 
 
 def export(arguments: argparse.Namespace) -> Path:

@@ -17,7 +17,7 @@ import torch
 from model import provenance
 from model.checkpoint import load_checkpoint, versions
 from model.config import MergeConfig
-from model.engines.engine import pick_device
+from model.engines.device import pick_device
 from model.errors import ConfigError, FreqMergeError
 from model.macs import count_macs, count_parameters
 from model.speed import rates

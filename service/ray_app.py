@@ -34,7 +34,7 @@ def build(arguments: dict[str, str]) -> Application:
 def _gpus(settings: Settings) -> int:
     """GPUs of an engine replica; the device `auto` is what this machine has."""
     if settings.device == "auto":
-        from model.engines.engine import pick_device
+        from model.engines.device import pick_device
 
         return int(pick_device("auto").type == "cuda")
     return int(settings.device.startswith("cuda"))

@@ -13,13 +13,12 @@ from typing import Any, Literal, NoReturn, TypeVar
 
 from pydantic.fields import FieldInfo
 
-from model.config import Frozen
+from model.config import Frozen, Scoring
 from model.errors import ConfigError, FreqMergeError
-from model.merging.strategies import STRATEGIES
 
 R = TypeVar("R", bound=Frozen)
 
-NAMES = {"scoring": tuple(sorted(STRATEGIES)), "strategies": tuple(sorted(STRATEGIES))}
+NAMES = {"strategies": typing.get_args(Scoring)}
 """What may be said for fields that name something registered."""
 
 

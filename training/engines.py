@@ -19,9 +19,12 @@ import torch
 from pydantic import Field, PositiveInt, field_validator
 
 from model import ModelConfig, build, save_checkpoint
-from model.checkpoint import default_checkpoint_path, load_checkpoint
+from model.checkpoint import load_checkpoint
 from model.config import Frozen
-from model.engines.engine import KINDS, Engine, create_engine, pick_device
+from model.engines.choice import create_engine
+from model.engines.device import pick_device
+from model.engines.engine import KINDS, Engine
+from model.manifest import default_checkpoint_path
 from model.speed import seconds
 from training import cli
 from training.errors import TrainingError

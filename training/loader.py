@@ -14,8 +14,9 @@ from torch import Tensor
 
 from model import ModelConfig
 from model.config import Frozen
-from model.engines.engine import pick_device
-from model.images.preprocess import InputStage, Preprocess
+from model.engines.device import pick_device
+from model.images.input_stage import InputStage
+from model.images.prepare import Preprocess
 from training import cli
 from training.config import TrainConfig
 from training.data import dataset, randaugment

@@ -12,10 +12,13 @@ import torch
 from jaxtyping import Float, Int
 from pydantic import Field, field_validator
 
-from model.checkpoint import default_checkpoint_path, load_checkpoint
+from model.checkpoint import load_checkpoint
 from model.config import Frozen
+from model.engines.choice import create_engine
 from model.engines.classifier import DTYPES
-from model.engines.engine import KINDS, create_engine, pick_device
+from model.engines.device import pick_device
+from model.engines.engine import KINDS
+from model.manifest import default_checkpoint_path
 from training import cli
 from training.data import dataset
 from training.data.images import Images

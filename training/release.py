@@ -15,10 +15,12 @@ import torch
 from pydantic import Field
 
 from model import ModelConfig, files, load_checkpoint, save_checkpoint
-from model.checkpoint import Checkpoint, Manifest
+from model.checkpoint import Checkpoint
 from model.config import Frozen
-from model.engines.engine import Classifier, pick_device
-from model.images.preprocess import InputStage
+from model.engines.classifier import Classifier
+from model.engines.device import pick_device
+from model.images.input_stage import InputStage
+from model.manifest import Manifest
 from training import cli
 from training.data import dataset
 from training.data.images import Images

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from model import files
-from model.checkpoint import Manifest, default_checkpoint_path, read_manifest
+from model.checkpoint import read_manifest
+from model.manifest import Manifest, default_checkpoint_path
 from training import cli
 from training.measure import records
 from training.studies import reports, verdicts

@@ -16,7 +16,7 @@ from torch import nn
 
 from model import ModelConfig, build
 from model.config import Frozen
-from model.engines.engine import pick_device
+from model.engines.device import pick_device
 from model.macs import count_macs, count_parameters
 from model.speed import rates
 from training import cli

@@ -21,7 +21,7 @@ from torch import nn
 from tqdm import tqdm
 
 from model import ModelConfig, files
-from model.engines.engine import pick_device
+from model.engines.device import pick_device
 from training import cli, plots
 from training.config import FREE, TrainConfig
 from training.data import dataset

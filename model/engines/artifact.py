@@ -22,7 +22,7 @@ from model import files, provenance
 from model._version import __version__
 from model.checkpoint import Checkpoint
 from model.config import Frozen
-from model.engines.classifier import Precision
+from model.engines.engine import Precision
 from model.errors import ArtifactError, ConfigError
 
 log = logging.getLogger(__name__)

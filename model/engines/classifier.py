@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from model.checkpoint import Checkpoint
-from model.images.preprocess import InputStage
+from model.engines.engine import Precision
+from model.images.input_stage import InputStage
 from model.vit.merging_vit import FreqMergeOutput, FreqMergeViT
-
-Precision = Literal["fp32", "fp16", "bf16"]
 
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _NAMES: dict[torch.dtype, Precision] = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}

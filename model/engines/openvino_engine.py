@@ -18,8 +18,8 @@ from jaxtyping import UInt8
 from model.checkpoint import Checkpoint
 from model.engines import artifact
 from model.engines.artifact import Profile
-from model.engines.batch import EngineOutput, check_batch
-from model.engines.classifier import Precision, classifier_of
+from model.engines.classifier import classifier_of
+from model.engines.engine import EngineOutput, Precision, check_batch
 from model.engines.program import MAX_BATCH_SIZE, exported
 from model.errors import EngineError
 

@@ -18,9 +18,10 @@ from jaxtyping import UInt8
 from model.checkpoint import Checkpoint
 from model.engines import artifact
 from model.engines.artifact import Profile
-from model.engines.batch import EngineOutput, check_batch, host_arrays
-from model.engines.classifier import Precision, classifier_of
+from model.engines.classifier import classifier_of
+from model.engines.engine import EngineOutput, Precision, check_batch
 from model.engines.program import INPUTS, OUTPUTS, exported
+from model.engines.torch_engine import host_arrays
 from model.errors import EngineError
 
 log = logging.getLogger(__name__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
@@ -9,8 +10,8 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from model.engines.batch import EngineOutput, check_batch, host_arrays
 from model.engines.classifier import Classifier
+from model.engines.engine import EngineOutput, check_batch
 from model.errors import EngineError
 
 CUDA_GRAPH_RUNS = 3
@@ -92,3 +93,11 @@ def bucket_sizes(max_batch_size: int) -> tuple[int, ...]:
     """Powers of two up to the largest batch, and that one."""
     powers = [1 << k for k in range(max_batch_size.bit_length()) if 1 << k < max_batch_size]
     return (*powers, max_batch_size)
+
+
+def host_arrays(parts: Sequence[Tensor], count: int) -> EngineOutput:
+    """Logits, score and source maps of the first `count` images, copied to the host once they are computed."""
+    logits, score, owners = (part[:count].cpu().numpy() for part in parts)
+    return EngineOutput(
+        logits.astype(np.float32, copy=False), score.astype(np.float32, copy=False), owners.astype(np.int64, copy=False)
+    )

@@ -19,7 +19,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from model.images.preprocess import prepare_image
+from model.images.prepare import prepare_image
 
 _READERS: dict[str, type[ImageFile]] = {
     "JPEG": JpegImageFile,

@@ -18,7 +18,7 @@ from PIL import Image
 from PIL.ImageFile import ImageFile
 
 from model.images import pictures
-from model.images.preprocess import prepare_image
+from model.images.prepare import prepare_image
 from service.errors import EmptyBody, TooLarge, Undecodable, UnsupportedFormat
 from service.pictures.budget import ByteBudget
 

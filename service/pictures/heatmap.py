@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.images.preprocess import center_square
+from model.images.prepare import center_square
 from service.pictures import figure
 from service.pictures.colormaps import Colormap, coloured
 from service.pictures.options import ImageFormat, View

@@ -13,10 +13,9 @@ from service.errors import RequestError
 from service.runtime.loading import ServedModel
 
 if TYPE_CHECKING:
-    from model.checkpoint import Manifest
     from model.config import ModelConfig
-    from model.engines.classifier import Precision
-    from model.engines.engine import EngineOutput
+    from model.engines.engine import EngineOutput, Precision
+    from model.manifest import Manifest
 
 
 class Facts(NamedTuple):

@@ -12,9 +12,9 @@ from service.errors import StartupError
 from service.settings import Settings
 
 if TYPE_CHECKING:
-    from model.checkpoint import Manifest
     from model.config import ModelConfig
     from model.engines.engine import Engine
+    from model.manifest import Manifest
 
 log = logging.getLogger(__name__)
 
@@ -58,9 +58,10 @@ def load_model(settings: Settings) -> ServedModel:
             "set FREQMERGE_CHECKPOINT to a .safetensors file, or leave it unset for the one that ships"
         )
     # The tensor library takes seconds to import: here, on the engine thread, the socket answers meanwhile.
-    from model.checkpoint import default_checkpoint_path, load_checkpoint
-    from model.engines.engine import create_engine
+    from model.checkpoint import load_checkpoint
+    from model.engines.choice import create_engine
     from model.errors import FreqMergeError
+    from model.manifest import default_checkpoint_path
 
     try:
         path = settings.checkpoint or default_checkpoint_path()

@@ -14,8 +14,7 @@ from service.settings import Settings
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from model.engines.classifier import Precision
-    from model.engines.engine import EngineOutput
+    from model.engines.engine import EngineOutput, Precision
 
 NATIVE = 32
 GRID = (14, 14)
@@ -76,10 +75,10 @@ def fake_loader(cost: Cost) -> ModelLoader:
     """A loader of a `FakeEngine` with the labels of CIFAR-100."""
 
     def load(settings: Settings) -> ServedModel:
-        from model.checkpoint import Manifest
         from model.config import ModelConfig
-        from model.images.preprocess import Preprocess
+        from model.images.prepare import Preprocess
         from model.labels import CLASS_NAMES, SUPERCLASSES
+        from model.manifest import Manifest
 
         manifest = Manifest(
             name="fake",

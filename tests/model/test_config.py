@@ -38,9 +38,9 @@ def test_json_gives_the_same_config_back():
         (
             "scoring",
             "magic",
-            "scoring: expected one of attention, detail_weighted, evit, feature_detail, inverted, lfgm, none, "
-            "normalised_detail, pitome, pixel_detail, random, random_merge, shuffled, sobel, stream_detail, tofu, "
-            "tomecis, found 'magic'",
+            "scoring: expected 'lfgm', 'none', 'attention', 'random', 'tomecis', 'evit', 'pitome', 'tofu', "
+            "'stream_detail', 'normalised_detail', 'feature_detail', 'pixel_detail', 'detail_weighted', "
+            "'random_merge', 'shuffled', 'inverted' or 'sobel', found 'magic'",
         ),
         ("merge_counts", (13,), "merge_counts: expected none or one count for each of the 4 merge_layers, found (13,)"),
         ("merge_counts", (9, 9, -1, 9), "merge_counts: expected counts of at least 0, found (9, 9, -1, 9)"),

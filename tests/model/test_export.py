@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from model.checkpoint import default_checkpoint_path
+from model.manifest import default_checkpoint_path
 from tests.model.engines.operators import facts
 
 FORBIDDEN = ("scatter", "gather", "fft", "index", "cumsum", "sort")

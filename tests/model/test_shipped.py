@@ -3,10 +3,11 @@ import pytest
 from PIL import Image
 
 from model import load_checkpoint
-from model.checkpoint import Manifest, default_checkpoint_path, read_manifest
-from model.engines.engine import create_engine
-from model.images.preprocess import prepare_image
+from model.checkpoint import read_manifest
+from model.engines.choice import create_engine
+from model.images.prepare import prepare_image
 from model.labels import CLASS_NAMES, SUPERCLASSES
+from model.manifest import Manifest, default_checkpoint_path
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.checkpoint import Manifest
 from model.config import ModelConfig
-from model.engines.classifier import Precision
-from model.engines.engine import EngineOutput
+from model.engines.engine import EngineOutput, Precision
 from model.errors import EngineError
-from model.images.preprocess import Preprocess
+from model.images.prepare import Preprocess
 from model.labels import CLASS_NAMES, SUPERCLASSES
+from model.manifest import Manifest
 from service.runtime.loading import ModelLoader, ServedModel
 from service.settings import Settings
 

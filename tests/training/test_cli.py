@@ -50,7 +50,7 @@ def test_help_shows_every_field_with_default_and_meaning(capsys):
     assert "blocks that merge (default: 4 6 8 10)" in text
     assert "empty: by keep_rate (default: none)" in text
     assert "or its decisions (Touvron et al., 2021) (one of soft, hard; default: soft)" in text
-    assert "(one of attention, detail_weighted, evit, feature_detail, inverted, lfgm, none, " in text
+    assert "(one of lfgm, none, attention, random, tomecis, evit, pitome, tofu, " in text
     assert "--amp, --no_amp mixed precision on CUDA; --no_amp computes in float32 (default: True)" in text
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from model.checkpoint import Manifest
+from model.manifest import Manifest
 from training.data import folders
 from training.data.cifar import Cifar
 from training.errors import DataError

@@ -17,8 +17,8 @@ from torch import nn
 
 from model.checkpoint import read_manifest
 from model.config import Frozen
-from model.engines.engine import pick_device
-from model.images.preprocess import InputStage
+from model.engines.device import pick_device
+from model.images.input_stage import InputStage
 from model.macs import count_macs, count_parameters
 from model.speed import rates
 from training import cli

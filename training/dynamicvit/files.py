@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from model import build, checkpoint, save_checkpoint
-from model.checkpoint import Manifest
 from model.errors import CheckpointError
-from model.images.preprocess import Preprocess
+from model.images.prepare import Preprocess
+from model.manifest import Manifest
 from training.data.images import Classes
 from training.dynamicvit.model import DynamicConfig, DynamicViT
 

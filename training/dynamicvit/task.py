@@ -13,10 +13,10 @@ from timm.optim._param_groups import param_groups_weight_decay
 from torch import Tensor, nn
 
 from model import load_checkpoint
-from model.checkpoint import default_checkpoint_path
 from model.config import Frozen
 from model.errors import ConfigError
-from model.images.preprocess import InputStage
+from model.images.input_stage import InputStage
+from model.manifest import default_checkpoint_path
 from training.config import TrainConfig
 from training.data import dataset
 from training.dynamicvit import files

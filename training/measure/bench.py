@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from model import FreqMergeViT, ModelConfig
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.config import Frozen
-from model.engines.engine import Classifier, pick_device
-from model.images.preprocess import InputStage
+from model.engines.classifier import Classifier
+from model.engines.device import pick_device
+from model.images.input_stage import InputStage
 from model.macs import count_parameters
 from model.speed import Rate, rates
 from training import budget

@@ -21,7 +21,7 @@ from torch.multiprocessing.spawn import ProcessExitedException
 from torch.multiprocessing.spawn import spawn as start_processes
 from torch.nn.parallel import DistributedDataParallel
 
-from model.engines.engine import pick_device
+from model.engines.device import pick_device
 from model.errors import FreqMergeError
 from training import cli
 from training.errors import PeerError

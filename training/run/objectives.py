@@ -17,8 +17,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from model import FreqMergeViT
-from model.engines.engine import Classifier
-from model.images.preprocess import InputStage
+from model.engines.classifier import Classifier
+from model.images.input_stage import InputStage
 
 Targets = Int[Tensor, " batch"] | Float[Tensor, "batch classes"]
 """Class ids, or shares of every class where images are mixed."""

@@ -17,9 +17,10 @@ from torch import nn
 
 from model import FreqMergeViT, ModelConfig, build, load_checkpoint, save_checkpoint
 from model.checkpoint import Checkpoint
-from model.engines.engine import Classifier
+from model.engines.classifier import Classifier
 from model.errors import ConfigError
-from model.images.preprocess import InputStage, Preprocess
+from model.images.input_stage import InputStage
+from model.images.prepare import Preprocess
 from training.config import TrainConfig
 from training.data import dataset
 from training.data.dataset import Source

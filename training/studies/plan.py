@@ -10,12 +10,15 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from model import ModelConfig
+from model.config import Scoring
+from model.merging.strategies import STRATEGIES, of_role
 from training import budget
 from training.errors import BudgetError
-from training.measure import baselines
 from training.measure.bench import BenchConfig
 
-PLAIN, TOME, TOME_BEST, EVERYWHERE = "plain", "none", "tome_best", "lfgm_everywhere"
+PLAIN, TOME_BEST, EVERYWHERE = "plain", "tome_best", "lfgm_everywhere"
+TOME: Scoring = "none"
+LFGM: Scoring = "lfgm"
 """Names of rows that several studies share."""
 NO_PENALTY = "alpha=0"
 
@@ -54,9 +57,9 @@ class AblationConfig(BenchConfig):
     @field_validator("strategies")
     @classmethod
     def _registered(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        unknown = [name for name in names if name not in baselines.names()]
+        unknown = [name for name in names if name not in STRATEGIES]
         if unknown:
-            raise ValueError(f"expected some of {', '.join(baselines.names())}, without {', '.join(unknown)}")
+            raise ValueError(f"expected some of {', '.join(STRATEGIES)}, without {', '.join(unknown)}")
         return names
 
 
@@ -102,23 +105,23 @@ def radius(vit: Any, base: ModelConfig, config: AblationConfig) -> list[Row]:
 def scoring(vit: Any, base: ModelConfig, config: AblationConfig) -> list[Row]:
     """Every strategy on the blocks and keep rate of the checkpoint, and ToMe at its own best for the same cost."""
     own = base.replace(scoring="lfgm")
-    methods = [name for name in baselines.names() if name not in baselines.VARIANTS]
+    methods = [name for name in STRATEGIES if name not in of_role("variant")]
     wanted = list(dict.fromkeys([TOME, "lfgm", *(config.strategies or methods)]))
-    rows = [_strategy(base.replace(scoring=name), name, config.seeds) for name in wanted]
+    rows = [_strategy(base.replace(scoring=name), config.seeds) for name in wanted]
     return [_plain(base), *rows, *_everywhere(vit, base, budget.cost(vit, own), config, None)]
 
 
 def at_budgets(vit: Any, base: ModelConfig, config: AblationConfig) -> list[Row]:
     """Every method at the same counted cost, beside the checkpoint's own setting."""
     whole = budget.cost(vit, base.replace(keep_rate=1.0))
-    left_out = baselines.CONTROLS | baselines.VARIANTS
-    wanted = config.strategies or tuple(name for name in baselines.names() if name not in left_out)
+    left_out = {*of_role("control"), *of_role("variant")}
+    wanted = config.strategies or tuple(name for name in STRATEGIES if name not in left_out)
     wanted = tuple(dict.fromkeys([TOME, "lfgm", *wanted]))
-    rows = [_plain(base), *(_strategy(base.replace(scoring=name), name, config.seeds) for name in (TOME, "lfgm"))]
+    rows = [_plain(base), *(_strategy(base.replace(scoring=name), config.seeds) for name in (TOME, "lfgm"))]
     rows += _everywhere(vit, base, budget.cost(vit, base.replace(scoring="lfgm")), config, None)
     for share in config.budgets:
         macs = round(share * whole)
-        rows += [_fitted(vit, base.replace(scoring=name), name, share, macs, config) for name in wanted]
+        rows += [_fitted(vit, base.replace(scoring=name), share, macs, config) for name in wanted]
         rows += _everywhere(vit, base, macs, config, share)
     return rows
 
@@ -143,9 +146,9 @@ def score(vit: Any, base: ModelConfig, config: AblationConfig) -> list[Row]:
 
 def _scores(base: ModelConfig, seeds: int) -> list[Row]:
     """One schedule under every score."""
-    further = sorted(baselines.VARIANTS) + sorted(baselines.CONTROLS)
+    further = sorted(of_role("variant")) + sorted(of_role("control"))
     return [
-        replace(_strategy(base.replace(scoring=name), name, seeds), against=() if name == TOME else (TOME,))
+        replace(_strategy(base.replace(scoring=name), seeds), against=() if name == TOME else (TOME,))
         for name in (TOME, "lfgm", *further, "attention")
     ]
 
@@ -168,8 +171,10 @@ def _later(vit: Any, base: ModelConfig, config: AblationConfig) -> list[Row]:
     layers = tuple(layer + 1 for layer in base.merge_layers if layer + 1 < len(vit.blocks))
     change = {"merge_layers": layers, "merge_counts": ()}
     rows = [
-        Row(f"{name} later", f"{baselines.label(name)}, one block later", base.replace(scoring=name, **change), (TOME,))
-        for name in (TOME, "lfgm")
+        Row(
+            f"{name} later", f"{STRATEGIES[name].label}, one block later", base.replace(scoring=name, **change), (TOME,)
+        )
+        for name in (TOME, LFGM)
     ]
     macs = budget.cost(vit, base.replace(scoring="lfgm"))
     return [_settled(row, partial(_fit_rate, vit, row, macs, config.tolerance)) for row in rows]
@@ -177,7 +182,7 @@ def _later(vit: Any, base: ModelConfig, config: AblationConfig) -> list[Row]:
 
 def _changed(config: ModelConfig, change: Mapping[str, Any]) -> Row:
     said = ", ".join(f"{field} {value}" for field, value in change.items())
-    label = f"{baselines.label(config.scoring)}, {said}"
+    label = f"{STRATEGIES[config.scoring].label}, {said}"
     return Row(f"{config.scoring} {said}", label, config.replace(**change), (TOME,))
 
 
@@ -205,13 +210,14 @@ def _penalised(base: ModelConfig, value: float) -> Row:
     return Row(f"alpha={value:g}", label, base.replace(scoring="lfgm", alpha=value), against)
 
 
-def _strategy(config: ModelConfig, name: str, seeds: int) -> Row:
+def _strategy(config: ModelConfig, seeds: int) -> Row:
+    name = config.scoring
     against = () if name == TOME else (TOME, TOME_BEST) if name == "lfgm" else (TOME,)
-    return Row(name, baselines.label(name), config, against, seeds if name in baselines.RANDOM else 1)
+    return Row(name, STRATEGIES[name].label, config, against, seeds if STRATEGIES[name].draws else 1)
 
 
-def _fitted(vit: Any, base: ModelConfig, name: str, share: float, macs: int, config: AblationConfig) -> Row:
-    row = _within(share, _strategy(base, name, config.seeds))
+def _fitted(vit: Any, base: ModelConfig, share: float, macs: int, config: AblationConfig) -> Row:
+    row = _within(share, _strategy(base, config.seeds))
     return _settled(row, lambda: budget.fit_keep_rate(vit, base, macs, config.tolerance))
 
 

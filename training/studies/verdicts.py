@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from training.measure import baselines
+from model.merging.strategies import of_role
 from training.measure.paired import holm
 from training.studies.plan import TOME
 from training.studies.reports import about_the_sample, p_value
@@ -35,13 +35,13 @@ def _schedule(where: str, rows: Mapping[str, Entry]) -> list[str]:
         f"better: {_listed(better, rows)}; worse: {_listed(worse, rows)}; the others show no difference."
     ]
     if "lfgm" in rows:
-        names = [name for name in ("lfgm", *sorted(baselines.CONTROLS)) if name in rows]
+        names = [name for name in ("lfgm", *sorted(of_role("control"))) if name in rows]
         told.append(f"{where}, the frequency score beside its controls, top-1: {_scores(names, rows)}.")
     candidates = {name: entry for name, entry in rows.items() if entry["config"]["scoring"] in _SCORES}
     return told + ([_confirmed(where, candidates)] if candidates else [])
 
 
-_SCORES = {"lfgm", *baselines.VARIANTS}
+_SCORES = {"lfgm", *of_role("variant")}
 
 
 def _confirmed(where: str, rows: Mapping[str, Entry]) -> str:

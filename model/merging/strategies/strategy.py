@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -58,3 +59,11 @@ class Strategy:
     """Whether later attention and pooling weigh a token by its size (proportional attention)."""
     needs_attention: bool = False
     """Whether the block has to compute `View.attention` and `View.importance`."""
+    label: str = ""
+    """What tables and plots call it."""
+    role: Literal["method", "variant", "control"] = "method"
+    """A published method, another frequency score, or a control that asks whether a score carries anything."""
+    draws: bool = False
+    """Whether the result depends on the seed."""
+    exports: bool = False
+    """Whether it exports as one graph without gather or scatter; baselines may use them."""

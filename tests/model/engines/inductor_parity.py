@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from model import load_checkpoint
-from model.engines.engine import create_engine
+from model.engines.choice import create_engine
 
 path, sizes = sys.argv[1], [int(size) for size in sys.argv[2].split(",")]
 torch._dynamo.config.recompile_limit = 2  # fewer than there are sizes: warming up has to raise it

@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from model import load_checkpoint, save_checkpoint
+from model.engines.choice import create_engine, first_usable
 from model.engines.classifier import classifier_of
-from model.engines.engine import EngineOutput, create_engine, first_usable
+from model.engines.engine import EngineOutput
 from model.engines.torch_engine import TorchEngine, bucket_sizes
 from model.errors import EngineError
-from model.images.preprocess import InputStage, Preprocess
+from model.images.input_stage import InputStage
+from model.images.prepare import Preprocess
 from tests.model.tiny import tiny
 
 

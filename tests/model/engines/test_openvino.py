@@ -9,9 +9,10 @@ import torch
 
 from model import export, load_checkpoint, save_checkpoint
 from model.engines import openvino_engine
-from model.engines.engine import Engine, create_engine
+from model.engines.choice import create_engine
+from model.engines.engine import Engine
 from model.errors import EngineError
-from model.images.preprocess import Preprocess
+from model.images.prepare import Preprocess
 from tests.model.tiny import tiny
 
 CPU = torch.device("cpu")

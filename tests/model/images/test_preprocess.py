@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 from model.errors import ConfigError, ImageError
-from model.images.preprocess import InputStage, Preprocess, center_square, prepare_image
+from model.images.input_stage import InputStage
+from model.images.prepare import Preprocess, center_square, prepare_image
 
 
 def test_the_centred_square_of_a_wide_and_of_a_tall_picture():

@@ -1,13 +1,15 @@
 import dataclasses
+from typing import get_args
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.config import Scoring
 from model.merging.frequency import low_pass_basis, rank, score_values
 from model.merging.merge import assignment_matrix, penalised_similarity
-from model.merging.strategies import EXPORTABLE, STRATEGIES, First, View
+from model.merging.strategies import STRATEGIES, First, View
 from model.merging.strategies.controls import sobel_energy
 from model.merging.strategies.pitome import energy, margin
 from tests.model.merging import twins
@@ -48,6 +50,10 @@ def reduced(name, seen, kept):
 
 problems = given(st.integers(0, 2**16), st.integers(PATCHES // 2, PATCHES - 1))
 few = settings(deadline=None, max_examples=40)
+
+
+def test_the_config_names_every_strategy_and_no_other():
+    assert get_args(Scoring) == tuple(STRATEGIES)
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -403,7 +409,7 @@ def test_a_protected_destination_attracts_dissimilar_sources_unless_cosines_are_
 @pytest.mark.parametrize(
     ("scoring", "changes"),
     [
-        *((scoring, {}) for scoring in EXPORTABLE),
+        *((name, {}) for name, strategy in STRATEGIES.items() if strategy.exports),
         ("lfgm", {"merge_counts": (9, 7), "cosine": "clamped"}),
         ("lfgm", {"score_scale": "rank", "pair_score": "mean", "rescore": "pool"}),
     ],

@@ -13,7 +13,7 @@ from PIL import Image, ImageFile, PngImagePlugin
 
 import service
 from model.images import pictures
-from model.images.preprocess import prepare_image
+from model.images.prepare import prepare_image
 from service.errors import EmptyBody, TooLarge, Undecodable, UnsupportedFormat, UploadError
 from service.pictures import decoding
 

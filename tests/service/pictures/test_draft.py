@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.checkpoint import default_checkpoint_path, load_checkpoint
-from model.engines.engine import create_engine
+from model.checkpoint import load_checkpoint
+from model.engines.choice import create_engine
 from model.images.pictures import network_side
-from model.images.preprocess import prepare_image
+from model.images.prepare import prepare_image
+from model.manifest import default_checkpoint_path
 from service.api.predictions import probabilities
 from service.pictures import decoding
 from service.pictures.budget import ByteBudget

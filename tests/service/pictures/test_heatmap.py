@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from model.images.preprocess import center_square
+from model.images.prepare import center_square
 from service.pictures import figure, heatmap
 from service.pictures.colormaps import COLORMAPS, coloured, lookup_table
 from service.pictures.options import ImageFormat, View

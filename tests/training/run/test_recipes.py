@@ -5,9 +5,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from model import build, load_checkpoint, save_checkpoint
-from model.engines.engine import Classifier
+from model.engines.classifier import Classifier
 from model.errors import CheckpointError, ConfigError
-from model.images.preprocess import InputStage, Preprocess
+from model.images.input_stage import InputStage
+from model.images.prepare import Preprocess
 from training import train
 from training.config import TrainConfig
 from training.data.augment import Augmentation, seed_everything

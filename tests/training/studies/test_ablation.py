@@ -5,10 +5,10 @@ import sys
 import pytest
 
 from model import ModelConfig, build, load_checkpoint
-from model.merging.strategies import STRATEGIES
+from model.merging.strategies import STRATEGIES, of_role
 from training import ablation, budget, cli, tables
 from training.errors import BudgetError
-from training.measure import baselines, records
+from training.measure import records
 from training.studies import claims, plan, reports, verdicts
 from training.studies.plan import AblationConfig
 
@@ -81,9 +81,8 @@ def test_a_budget_that_no_schedule_reaches_is_refused_with_the_nearest(vit):
 
 
 def test_every_strategy_of_the_registry_has_a_name_for_people():
-    assert set(baselines.names()) == set(STRATEGIES)
-    assert {name for name in STRATEGIES if baselines.label(name) == name} == set()
-    assert set(STRATEGIES) >= baselines.RANDOM | baselines.CONTROLS
+    assert all(strategy.label for strategy in STRATEGIES.values())
+    assert len({strategy.label for strategy in STRATEGIES.values()}) == len(STRATEGIES)
 
 
 def test_the_alpha_study_tests_every_alpha_against_none_on_the_same_images(config):
@@ -181,8 +180,8 @@ def test_the_seeds_command_runs_every_study_and_leaves_its_files(trained, data_d
     assert done.returncode == 0, done.stderr
     told = json.loads((tmp_path / "logs" / "ablation_results.json").read_text())
     assert set(told) == set(plan.STUDIES)
-    assert {entry["row"] for entry in told["scoring"]} >= set(STRATEGIES) - baselines.VARIANTS
-    assert {entry["row"] for entry in told["score"]} >= {*baselines.VARIANTS, *baselines.CONTROLS, "none", "lfgm"}
+    assert {entry["row"] for entry in told["scoring"]} >= set(STRATEGIES) - set(of_role("variant"))
+    assert {entry["row"] for entry in told["score"]} >= {*of_role("variant"), *of_role("control"), "none", "lfgm"}
     page = "".join(
         f"<!-- table: {name} -->\n<!-- end -->\n"
         for name in ("methods", "alpha", "scoring", "study_budget", "study_score")
@@ -211,7 +210,7 @@ def test_the_study_of_the_score_covers_every_form_and_control_on_three_schedules
     assert [config.keep_rate for config in schedules.values()] == [0.7, 0.5, 0.5]
     for share in schedules:
         names = {row.name.rpartition("/")[2] for row in rows if row.budget == share}
-        assert names >= {*baselines.VARIANTS, *baselines.CONTROLS, "none", "attention"}
+        assert names >= {*of_role("variant"), *of_role("control"), "none", "attention"}
     halved = list(schedules)[1]
     assert {row.name for row in rows} >= {f"{halved:g}/lfgm alpha 1.0", f"{halved:g}/lfgm score_scale rank"}
     assert all(row.against[0].rpartition("/")[2] == "none" for row in rows if row.name.rpartition("/")[2] == "lfgm")

@@ -1,0 +1,54 @@
+"""How a picture is prepared for the model on the host; training and serving share this file.
+
+A model trained on small pictures blown up (CIFAR-100: 32 → 224) must see photos the same way: the
+centred square is first reduced to the native size, antialiased, on the host; enlarging and
+normalising are linear and happen inside the engine (`model.images.input_stage`), so a request ships native-size uint8.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+from pydantic import Field
+
+from model.config import Frozen
+from model.errors import ImageError
+
+CIFAR100_MEAN = (0.5071, 0.4865, 0.4409)
+CIFAR100_STD = (0.2673, 0.2564, 0.2762)
+"""Channel statistics of the 50,000 training images, in shares of 255."""
+
+Filter = Literal["bicubic", "bilinear"]
+
+
+class Preprocess(Frozen):
+    """Native size, enlargement filter and normalisation that a checkpoint was trained with."""
+
+    native_size: int = Field(32, ge=4, description="side of the uint8 image given to the engine, in pixels")
+    interpolation: Filter = Field("bicubic", description="filter that enlarges the native size to the image size")
+    mean: tuple[float, float, float] = Field(CIFAR100_MEAN, description="channel means, shares of 255")
+    std: tuple[float, float, float] = Field(CIFAR100_STD, description="channel standard deviations, shares of 255")
+
+
+def center_square(width: int, height: int) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of the largest centred square, in whole pixels."""
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    return left, top, left + side, top + side
+
+
+def prepare_image(image: Image.Image, native_size: int) -> UInt8[np.ndarray, "3 size size"]:
+    """The centred square of an RGB picture, reduced with antialiasing (or enlarged) to the native size.
+
+    Raises `ImageError` for a picture of another mode.
+    """
+    if image.mode != "RGB":
+        raise ImageError(f"expected an RGB picture, found mode {image.mode}; convert it first")
+    # cropped first: resize(box=…) would let the filter read beyond the square
+    square = image.crop(center_square(*image.size))
+    if square.size != (native_size, native_size):
+        square = square.resize((native_size, native_size), Image.Resampling.BICUBIC)
+    return np.ascontiguousarray(np.asarray(square, dtype=np.uint8).transpose(2, 0, 1))
