@@ -206,8 +206,8 @@ class Draining(Unavailable):
 
     status, reason, title = 503, "draining", "The service is shutting down"
 
-    def __init__(self, detail: str = "The service is shutting down; retry elsewhere.") -> None:
-        super().__init__(detail)
+    def __init__(self, detail: str = "The service is shutting down; retry elsewhere.", **more: Any) -> None:
+        super().__init__(detail, **more)
 
 
 class QueueFull(Unavailable):

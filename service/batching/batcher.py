@@ -392,5 +392,6 @@ def _check_output(output: EngineOutput, count: int) -> None:
 
 def _engine_failed() -> EngineFailed:
     return EngineFailed(
-        "The model failed on this picture; try another one, and if that fails too, give the operator the request id."
+        "expected an answer of the model, found a failure on this very picture; try another one, "
+        "and if that fails too, give the operator the request id"
     )

@@ -15,7 +15,7 @@ from service.errors import problem_type
 
 PROBLEM_MEMBERS = {"type", "title", "status", "detail", "instance", "request_id"}
 
-STATES = {"not_ready", "draining", "engine_failed"}
+STATES = {"not_ready", "draining"}
 """Reasons that may tell a state of the service in a sentence; all others name what was expected and found."""
 
 
