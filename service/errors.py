@@ -32,7 +32,7 @@ ServiceError
     ├── ClientGone              499   nobody reads the answer; seen in metrics only
     └── OtherStatus                   whatever else the web framework refuses
 
-A detail says what was expected, what was found and what to do about it.
+A detail says what was expected, what was found and what to do about it; that of a state of the service is a sentence.
 """
 
 from __future__ import annotations
@@ -205,6 +205,9 @@ class Draining(Unavailable):
     """The process finishes what it has and takes nothing new."""
 
     status, reason, title = 503, "draining", "The service is shutting down"
+
+    def __init__(self, detail: str = "The service is shutting down; retry elsewhere.", **more: Any) -> None:
+        super().__init__(detail, **more)
 
 
 class QueueFull(Unavailable):

@@ -13,7 +13,7 @@ from service.explain import default, expectation
 from service.observe.metrics import metric_names
 from service.observe.timing import STAGES
 from service.pictures.colormaps import COLORMAPS
-from service.pictures.options import HeatmapFormat, View
+from service.pictures.heatmap import HeatmapFormat, View
 from service.settings import PREFIX, Settings
 from tests.support.doubles import FakeEngine, loader
 from tests.support.paths import DOCS

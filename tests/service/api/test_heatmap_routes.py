@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from service.api.schemas import HeatmapData
-from service.batching.slots import Counts
-from service.pictures.options import View
+from service.batching.batcher import Counts
+from service.pictures.heatmap import View
 from tests.service.conftest import Running, until
 from tests.support.doubles import GRID, MERGE_LAYERS, SCORE, SOURCE_MAP, SOURCE_MAPS, FakeEngine, picture
 from tests.support.wire import problem
