@@ -35,6 +35,23 @@ Scoring = Literal[
 BackboneArg = bool | int | float | str
 """A value that timm's `create_model` takes and JSON can hold."""
 
+
+def backbone_arg(text: str) -> tuple[str, BackboneArg]:
+    """Name and value of an argument written as KEY=VALUE: a number, true or false where it reads as one, else text.
+
+    Raises `ConfigError` for a text without '='.
+    """
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"expected KEY=VALUE, found {text!r}")
+    for read in (int, float):
+        try:
+            return key, read(value)
+        except ValueError:
+            continue
+    return key, {"true": True, "false": False}.get(value.lower(), value)
+
+
 OUTSIDE = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
 """pydantic's errors of a number outside its range."""
 

@@ -16,7 +16,7 @@ import torch
 
 from model import provenance
 from model.checkpoint import load_checkpoint, versions
-from model.config import MergeConfig
+from model.config import BackboneArg, MergeConfig, backbone_arg
 from model.engines.device import pick_device
 from model.errors import ConfigError, FreqMergeError
 from model.macs import count_macs, count_parameters
@@ -37,9 +37,10 @@ def merged(arguments: argparse.Namespace) -> MergedViT:
         raise ConfigError("inflect: expected together with r, found alone")
     if not _is_path(arguments.model):
         size = {} if arguments.img_size is None else {"img_size": arguments.img_size}
-        return merge_tokens(backbone.create(arguments.model, **size), **settings)
-    if arguments.img_size is not None:
-        raise ConfigError(f"img_size: a checkpoint has its own, found {arguments.img_size}; leave it out")
+        return merge_tokens(backbone.create(arguments.model, **size, **dict(arguments.backbone_args)), **settings)
+    for name in ("img_size", "backbone_args"):
+        if given := getattr(arguments, name):
+            raise ConfigError(f"{name}: a checkpoint has its own, found {given}; leave it out")
     model = load_checkpoint(arguments.model).model
     return merge_tokens(model.vit, **_own(model.config, settings), **settings)
 
@@ -133,12 +134,27 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--alpha", type=float, help="frequency penalty weight; 0 is ToMe (default: 0.7)")
     flags.add_argument("--scoring", help="strategy by name (default: lfgm)")
     flags.add_argument("--img_size", type=int, help="side of the images in pixels (default: the model's own)")
+    flags.add_argument(
+        "--backbone_args",
+        type=_pair,
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="further arguments of timm.create_model, such as dynamic_img_size=false, which DINOv3 needs",
+    )
     flags.add_argument("--batch_size", type=_positive, default=8, help="images per pass (default: 8)")
     flags.add_argument("--repeats", type=_positive, default=15, help="timed passes of each, at least 2 (default: 15)")
     flags.add_argument("--warm_up", type=_positive, default=3, help="passes before timing (default: 3)")
     flags.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     flags.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves torch's choice")
     return flags
+
+
+def _pair(text: str) -> tuple[str, BackboneArg]:
+    try:
+        return backbone_arg(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _positive(text: str) -> int:

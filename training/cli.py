@@ -13,7 +13,7 @@ from typing import Any, Literal, NoReturn, TypeVar
 
 from pydantic.fields import FieldInfo
 
-from model.config import Frozen, Scoring
+from model.config import Frozen, Scoring, backbone_arg
 from model.errors import ConfigError, FreqMergeError
 
 R = TypeVar("R", bound=Frozen)
@@ -107,15 +107,10 @@ class _Pairs(argparse.Action):
 
 
 def _key_value(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise argparse.ArgumentTypeError(f"expected KEY=VALUE, found {text!r}")
-    for read in (int, float):
-        try:
-            return key, read(value)
-        except ValueError:
-            continue
-    return key, {"true": True, "false": False}.get(value.lower(), value)
+    try:
+        return backbone_arg(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _reader(annotation: Any) -> Callable[[str], Any]:

@@ -30,7 +30,8 @@ def low_pass_basis(grid: tuple[int, int], radius: int) -> Float[Tensor, "patches
     rows, columns = grid
     if rows < 1 or columns < 1 or radius < 0:
         raise ConfigError(f"expected a grid of at least 1x1 and a radius of at least 0, found {grid} and {radius}")
-    y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    # by name: under another default device (such as meta) the cache would keep what that device holds
+    y, x = torch.meshgrid(torch.arange(rows, device="cpu"), torch.arange(columns, device="cpu"), indexing="ij")
     modes = []
     for ky, kx in _half_plane(rows, columns):
         fy, fx = _signed(ky, rows), _signed(kx, columns)

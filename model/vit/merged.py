@@ -12,7 +12,7 @@ from model.config import MergeConfig
 from model.errors import BackboneError, ConfigError
 from model.merging.schedule import default_layers, merged_per_block
 from model.vit.families import family_of
-from model.vit.merging_vit import Merging
+from model.vit.merging_vit import Merging, Passed
 
 
 class MergedViT(Merging):
@@ -25,27 +25,32 @@ class MergedViT(Merging):
     def __init__(self, vit: Any, config: MergeConfig) -> None:
         super().__init__(vit, config)
         self.training = vit.training
-        self.basis = self.basis.to(next(vit.parameters()).device)
 
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> Any:
         """Logits (or features, where the model has no head) of normalised images, as the model returns them."""
-        return self._head(self._pass(self._beside(images)).stream)
+        return self._head(self._pass(images).stream)
 
     def forward_features(
         self, images: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch all_tokens dim"]:
         """Prefix and patch tokens after the final norm, in the model's own shape: every patch has the token that it
         was merged into, so that pooling over patches weighs tokens by their size."""
-        return self._on_grid(self._pass(self._beside(images)).stream)
+        return self._on_grid(self._pass(images).stream)
 
     def forward_head(self, features: Float[Tensor, "batch all_tokens dim"], pre_logits: bool = False) -> Any:
         """The model's own head on what `forward_features` returned."""
         return self.vit.forward_head(features, pre_logits=pre_logits)
 
-    def _beside(self, images: Tensor) -> Tensor:
+    def set_input_size(self, *arguments: Any, **named: Any) -> None:
+        """The model's own change of image or patch size; grid, schedule and score follow it."""
+        self.vit.set_input_size(*arguments, **named)
+        self._follow_grid()
+
+    def _pass(self, images: Tensor, trace: bool = False) -> Passed:
+        self._follow_grid()
         if self.basis.device != images.device:  # the model was moved by its own name
-            self.basis = self.basis.to(images.device)
-        return images
+            self.basis = self._basis_on(images.device)
+        return super()._pass(images, trace)
 
     @property
     def num_classes(self) -> int:

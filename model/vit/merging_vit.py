@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from model.merging.frequency import low_pass_basis, rank, score_values
 from model.merging.merge import assignment_matrix, follow, merge_rotary, unmerge
 from model.merging.schedule import token_schedule
 from model.merging.strategies import STRATEGIES, First, Strategy, View
-from model.vit import backbone
+from model.vit import backbone, hooks
 from model.vit.attention import Reading
 from model.vit.families import Rotary, check_block, family_of
 
@@ -93,17 +94,44 @@ class Merging(nn.Module):
         self.config = config
         self.grid: tuple[int, int] = tuple(self.vit.patch_embed.grid_size)
         """Rows and columns of patches."""
-        self.schedule = token_schedule(
-            self.grid[0] * self.grid[1],
-            len(self.vit.blocks),
-            config.merge_layers,
-            config.keep_rate,
-            config.merge_counts,
-        )
+        self.schedule = self._scheduled(self.grid)
         """Patch tokens left after each block."""
         for layer in config.merge_layers:
             check_block(self.family, self.vit.blocks[layer], layer)
-        self.register_buffer("basis", low_pass_basis(self.grid, config.hpf_radius).float(), persistent=False)
+        self.register_buffer("basis", self._basis_on(next(vit.parameters()).device), persistent=False)
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that timm's optimizer factories keep free of weight decay: the model's own choice."""
+        return {f"vit.{name}" for name in self.vit.no_weight_decay()}
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """The model's own groups of parameters by depth, for timm's layer decay, under their names here."""
+        return {group: _below_vit(patterns) for group, patterns in self.vit.group_matcher(coarse=coarse).items()}
+
+    def _scheduled(self, grid: tuple[int, int]) -> tuple[int, ...]:
+        """Patch tokens left after each block on a grid; raises `ConfigError` where the config does not fit it."""
+        config = self.config
+        return token_schedule(
+            grid[0] * grid[1], len(self.vit.blocks), config.merge_layers, config.keep_rate, config.merge_counts
+        )
+
+    def _follow_grid(self) -> None:
+        """Takes over the grid that the model has now, if `vit.set_input_size` changed it since."""
+        grid: tuple[int, int] = tuple(self.vit.patch_embed.grid_size)
+        if grid != self.grid:
+            self.schedule = self._scheduled(grid)
+            self.grid = grid
+            self.basis = self._basis_on(self.basis.device)
+
+    def _basis_on(self, device: torch.device) -> Tensor:
+        """Low-frequency modes of the grid, float32."""
+        return low_pass_basis(self.grid, self.config.hpf_radius).float().to(device)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Merging:
+        """Moves and casts as every module does; the basis, which is known and not learned, is made anew in float32."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.basis = self._basis_on(self.basis.device)
+        return self
 
     def explain(self, images: Float[Tensor, "batch channels height width"], trace: bool = False) -> FreqMergeOutput:
         """Logits, frequency score and source maps of normalised images; with `trace`, of every merging block."""
@@ -129,13 +157,15 @@ class Merging(nn.Module):
                 x = self._run(self.family.whole, block, stream.tokens, stream.turn(layer), bias)
                 stream = stream._replace(tokens=x)
                 continue
-            view, stream = self._attend(layer, images, stream, bias, first)
+            entered, backward = hooks.enter(block, stream.tokens)
+            view, stream = self._attend(layer, images, stream._replace(tokens=entered), bias, first)
             with _in_full(x.device.type):
                 first, stream = self._reduce(view, stream, self.schedule[layer])
             if trace:
                 score = first.score if self.config.rescore == "pool" else view.patch_score()
                 steps.append(Trace(layer, score, stream.source_map))
-            stream = stream._replace(tokens=self._run(self.family.mlp_half, block, stream.tokens))
+            after = self._run(self.family.mlp_half, block, stream.tokens)
+            stream = stream._replace(tokens=hooks.leave(block, entered, after, backward))
             owners.append(stream.source_map)
         assert first is not None  # merge_layers is never empty
         return Passed(stream._replace(tokens=vit.norm(stream.tokens)), first, owners, steps)
@@ -258,11 +288,27 @@ class FreqMergeViT(Merging):
         """Logits, frequency score and source map of normalised images; with `trace`, of every merging block."""
         return self.explain(images, trace)
 
+    def _pass(self, images: Tensor, trace: bool = False) -> Passed:
+        if (grid := tuple(self.vit.patch_embed.grid_size)) != self.grid:
+            raise ConfigError(
+                f"image_size: expected the {self.grid[0]}x{self.grid[1]} grid that the model was built with, found "
+                f"{grid[0]}x{grid[1]}; build it again with that image_size and load the weights into it"
+            )
+        return super()._pass(images, trace)
+
+
+def _below_vit(patterns: Any) -> Any:
+    """A pattern of parameter names, or a list of (pattern, order), for the same names behind the prefix `vit.`."""
+    if isinstance(patterns, str):
+        return r"vit\.(?:" + re.sub(r"(?<!\[)\^", "", patterns) + ")"
+    return [(_below_vit(pattern), *order) for pattern, *order in patterns]
+
 
 def _in_full(device: str) -> AbstractContextManager[Any]:
     """Scores, similarities and token indices keep their float32 where autocast would round their products."""
     # entered only inside autocast: an exported or compiled graph of a whole model is to stay free of such regions
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+    rounds = device != "meta" and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if rounds else nullcontext()
 
 
 def build(

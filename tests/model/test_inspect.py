@@ -41,6 +41,12 @@ def test_flags_are_merge_tokens_arguments(capsys, flags, told):
     assert told in printed(capsys, "eva02_tiny_patch14_224", "--img_size", "84", *flags)
 
 
+def test_a_model_with_a_dynamic_size_is_inspected_with_that_turned_off(capsys):
+    flags = ["--img_size", "96", "--backbone_args", "dynamic_img_size=false", "depth=2"]
+    out = printed(capsys, "vit_small_patch16_dinov3", *flags)
+    assert "vit_small_patch16_dinov3: Eva, 2 blocks, 6x6 patches of 16x16 pixels, prefix tokens: 5\n" in out
+
+
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
@@ -68,6 +74,7 @@ def test_a_checkpoint_merges_as_it_says_where_no_flag_does(tmp_path, capsys, fla
         (["vit_tiny_patch16_224", "--r", "8", "--keep_rate", "0.7"], "expected r alone, found keep_rate as well"),
         (["vit_tiny_patch16_224", "--inflect", "1"], "inflect: expected together with r"),
         (["vit_tiny_patch16_224", "--inflect", "1", "--r", "2", "3"], "inflect: expected with one count r, found 2"),
+        (["vit_small_patch16_dinov3"], "found dynamic_img_size=True; build it with an img_size and dynamic_img_size=F"),
         (["vit_tiny_patch16_224", "--device", "abacus"], "device: expected auto, cpu, cuda or cuda:N"),
     ],
 )

@@ -5,6 +5,8 @@ To add one, write its adapter (`model.vit.families.family.Family`) in a file and
 
 from __future__ import annotations
 
+from typing import Any
+
 from timm.layers.attention_pool import AttentionPoolLatent
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
@@ -32,15 +34,15 @@ REFUSED: dict[str, str] = {
 """Why models whose class starts with the name cannot merge."""
 
 
-def family_of(vit: nn.Module, merges: bool = True) -> Family:
+def family_of(vit: Any, merges: bool = True) -> Family:
     """The adapter of a timm model; raises `BackboneError` if its tokens cannot be merged."""
-    found = [family for kind, family in FAMILIES.items() if isinstance(vit, kind) and _runs_as(vit, kind)]
-    if not found:
+    matching = [family for kind, family in FAMILIES.items() if isinstance(vit, kind) and _runs_as(vit, kind)]
+    if not matching:
         raise BackboneError(f"backbone: expected a timm VisionTransformer or Eva, {_why_not(vit)}")
     if vit.dynamic_img_size:
         raise BackboneError(
             "backbone: expected a fixed grid, found dynamic_img_size=True; build it with an img_size and "
-            "dynamic_img_size=False"
+            "dynamic_img_size=False (--backbone_args dynamic_img_size=false)"
         )
     pool = vit.attn_pool
     if merges and not isinstance(pool, AttentionPoolLatent | None):
@@ -53,7 +55,7 @@ def family_of(vit: nn.Module, merges: bool = True) -> Family:
             "backbone: expected all patches where tokens merge, found patch_drop_rate > 0; build it without, or use "
             "keep_rate=1"
         )
-    return found[0]
+    return matching[0]
 
 
 def check_block(family: Family, block: nn.Module, layer: int) -> None:
@@ -71,8 +73,14 @@ def _runs_as(vit: nn.Module, kind: type[nn.Module]) -> bool:
     return all(getattr(type(vit), name) is getattr(kind, name) for name in ("forward", "forward_features"))
 
 
-def _why_not(vit: nn.Module) -> str:
+def _why_not(vit: object) -> str:
     name = type(vit).__name__
+    if isinstance(vit, str):
+        return f"found the name {vit!r}; make the model first: timm.create_model({vit!r})"
+    if not isinstance(vit, nn.Module):
+        return f"found {'None' if vit is None else f'an object of type {name}'}; pass a model that timm made"
+    if type(vit).__module__.startswith("torchvision."):
+        return f"found torchvision's {name}; make timm's model of that shape and load the weights into it"
     for start, reason in REFUSED.items():
         if name.startswith(start):
             return f"found {name}, which {reason}"

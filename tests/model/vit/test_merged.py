@@ -4,7 +4,9 @@ import pytest
 import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
+from timm.optim import create_optimizer_v2
 from torch import nn
+from torchvision.models import vit_b_16
 
 from model import FreqMergeViT, ModelConfig, build, load_checkpoint, merge_tokens, save_checkpoint
 from model.config import MergeConfig
@@ -315,6 +317,10 @@ class Own(VisionTransformer):
         (lambda: model_of("ViT", patch_drop_rate=0.5)[0], "found patch_drop_rate > 0"),
         (lambda: model_of("EVA-02", patch_drop_rate=0.5)[0], "found patch_drop_rate > 0"),
         (lambda: merge_tokens(model_of("ViT")[0]), "found MergedViT, which merges; pass its .vit"),
+        (lambda: vit_b_16(), "found torchvision's VisionTransformer; make timm's model of that shape"),
+        (lambda: "vit_small_patch16_224", "found the name 'vit_small_patch16_224'; make the model first"),
+        (lambda: None, "found None; pass a model that timm made"),
+        (lambda: {"a": 1}, "found an object of type dict; pass a model that timm made"),
     ],
 )
 def test_what_cannot_merge_is_refused_with_the_reason(make, words):
@@ -325,10 +331,99 @@ def test_what_cannot_merge_is_refused_with_the_reason(make, words):
 def test_its_basis_follows_the_images_to_their_device():
     vit, x = model_of("ViT")
     fast = merge_tokens(vit)
+    with torch.no_grad():
+        logits = fast(x)
+        fast.basis = fast.basis.to("meta")
+        assert torch.equal(fast(x), logits)
     assert torch.equal(fast.basis, low_pass_basis((6, 6), 2).float())
-    fast.basis = fast.basis.to("meta")
-    with pytest.raises(NotImplementedError, match="meta"):
-        fast(x)
+
+
+def test_a_cast_leaves_the_basis_in_float32():
+    vit, _ = model_of("ViT")
+    assert torch.equal(merge_tokens(vit).half().basis, low_pass_basis((6, 6), 2).float())
+
+
+def test_a_model_on_the_meta_device_merges_once_it_is_filled():
+    vit, x = model_of("ViT")
+    low_pass_basis.cache_clear()
+    with torch.device("meta"):
+        fast = merge_tokens(timm.create_model("vit_small_patch16_224", img_size=96, **SMALL).eval())
+        assert fast(torch.empty(2, 3, 96, 96)).shape == (2, 7)
+    fast.to_empty(device="cpu").vit.load_state_dict(vit.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(fast(x), merge_tokens(vit)(x))
+
+
+@pytest.mark.parametrize("through", ["the merged model", "the model itself"])
+@pytest.mark.parametrize("family", ["ViT", "EVA-02"])
+def test_another_input_size_changes_grid_schedule_and_score(family, through):
+    vit, _ = model_of(family)
+    fast = merge_tokens(vit)
+    side = 8 * vit.patch_embed.patch_size[0]
+    (fast if through == "the merged model" else vit).set_input_size((side, side))
+    x = images(2, side)
+    with torch.no_grad():
+        answer = fast.explain(x)
+        torch.testing.assert_close(fast(x), merge_tokens(vit)(x))
+    assert fast.grid == (8, 8)
+    assert fast.schedule == (64, 45, 31, 22)
+    assert answer.frequency_score.shape == (2, 64)
+
+
+def test_a_built_model_refuses_a_grid_that_is_not_its_configs():
+    args = {"embed_dim": 48, "depth": 4, "num_heads": 2}
+    model = build(ModelConfig(backbone_args=args, image_size=96, merge_layers=(1, 2)))
+    model.vit.set_input_size((128, 128))
+    with pytest.raises(ConfigError, match="expected the 6x6 grid that the model was built with, found 8x8"):
+        model(images(1, 128))
+
+
+@pytest.mark.parametrize("layer_decay", [None, 0.75])
+@pytest.mark.parametrize("family", ["ViT", "EVA-02", "DINOv2 with registers"])
+def test_timms_optimizers_see_the_merged_model_as_the_model(family, layer_decay):
+    vit, _ = model_of(family)
+
+    def groups(model):
+        made = create_optimizer_v2(model, opt="adamw", lr=1e-3, weight_decay=0.05, layer_decay=layer_decay)
+        return [
+            ([id(one) for one in group["params"]], group["weight_decay"], group.get("lr_scale"))
+            for group in made.param_groups
+        ]
+
+    assert groups(merge_tokens(vit)) == groups(vit)
+
+
+def test_hooks_on_a_merging_block_fire_once_and_see_and_change_what_passes():
+    vit, x = model_of("ViT")
+    fast, block, seen = merge_tokens(vit), vit.blocks[1], []
+    with torch.no_grad():
+        before = fast(x)
+    handles = [
+        block.register_forward_pre_hook(lambda module, given: seen.append((module, given[0].shape))),
+        block.register_forward_pre_hook(lambda module, given, named: seen.append(named), with_kwargs=True),
+        block.register_forward_hook(lambda module, given, after: seen.append((module, given[0].shape, after.shape))),
+        block.register_forward_hook(lambda module, given, named, after: seen.append(named), with_kwargs=True),
+    ]
+    with torch.no_grad():
+        assert torch.equal(fast(x), before)
+    assert seen == [(block, (3, 37, 48)), {}, (block, (3, 37, 48), (3, 26, 48)), {}]
+    for handle in handles:
+        handle.remove()
+    with torch.no_grad():
+        block.register_forward_pre_hook(lambda module, given: (given[0] * 2,))
+        doubled = fast(x)
+        block.register_forward_hook(lambda module, given, after: after * 0)
+        emptied = fast(x)
+    assert not torch.allclose(doubled, before)
+    assert torch.equal(emptied, emptied[:1].expand_as(emptied)), "nothing of the pictures is left after the block"
+
+
+def test_backward_hooks_on_a_merging_block_see_its_gradients():
+    vit, x = model_of("ViT")
+    seen = []
+    vit.blocks[1].register_full_backward_hook(lambda module, into, out: seen.append((into[0].shape, out[0].shape)))
+    merge_tokens(vit)(x).sum().backward()
+    assert seen == [((3, 37, 48), (3, 26, 48))]
 
 
 def test_a_merged_model_tells_what_timms_helpers_ask_for():
