@@ -238,9 +238,9 @@ def test_a_model_is_built_by_name_as_the_guide_says(tmp_path: Path) -> None:
     assert list(dict.fromkeys(re.findall(r"\d+", schedule))) == arrows.split(" → ")
 
 
-@pytest.mark.parametrize("page", [README, MODELS], ids=lambda page: page.stem)
-def test_tokens_of_an_own_model_are_merged_as_the_page_says(page: Path, tmp_path: Path) -> None:
-    own, *_ = blocks(page, "python")
+def test_tokens_of_an_own_model_are_merged_as_the_readme_and_the_guide_say(tmp_path: Path) -> None:
+    (own,) = blocks(README, "python")
+    assert blocks(MODELS, "python")[0] == own
     told = run([sys.executable, "-c", own], tmp_path).output
     assert told.startswith("torch.Size([2, 1000]) ")
     assert list(dict.fromkeys(re.findall(r"\d+", told.partition(") ")[2]))) == ["196", "137", "96", "67", "47"]
