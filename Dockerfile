@@ -1,4 +1,4 @@
-# Two targets: `gpu`, the default, for a host with CUDA, and `cpu`. docs/docker.md says how each is built and run.
+# Two targets: `gpu`, the default, for a host with CUDA, and `cpu`. docs/guide/containers.md says how each is built and run.
 FROM python:3.11-slim-bookworm AS base
 ENV PYTHONUNBUFFERED=1
 

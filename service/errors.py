@@ -263,7 +263,7 @@ def problem(error: RequestError, instance: str, request_id: str) -> dict[str, An
 
 
 def problem_type(reason: str) -> str:
-    """The URI of a problem type, listed in docs/api.md."""
+    """The URI of a problem type, listed in docs/reference/api.md."""
     return f"urn:freqmerge:problem:{reason}"
 
 

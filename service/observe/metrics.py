@@ -1,4 +1,4 @@
-"""Prometheus metrics of one app, in its own registry; names and units stand in docs/operations.md.
+"""Prometheus metrics of one app, in its own registry; names and units stand in docs/reference/metrics.md.
 
 What the batcher counts anyway is read from it when Prometheus asks (`BatcherCollector`), so the two cannot
 disagree. Children of the rest are bound once: looking up a label costs more than the observation.

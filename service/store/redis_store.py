@@ -146,7 +146,7 @@ def connect(url: str, timeout_s: float) -> Redis:
     except (TypeError, ValueError, RedisError):
         raise SettingsError(
             f"cannot start: {PREFIX}STORE_URL=(hidden) is not valid: expected a port and options as "
-            "docs/configuration.md lists them, found others"
+            "docs/reference/configuration.md lists them, found others"
         ) from None
     return Redis.from_pool(pool)
 

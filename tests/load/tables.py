@@ -1,4 +1,4 @@
-"""`python -m tests.load.tables`: the tables of docs/benchmarks.md, made from the records and nothing else.
+"""`python -m tests.load.tables`: the tables of docs/studies/benchmarks.md, made from the records and nothing else.
 
 A table stands between `<!-- bench: NAME -->` and `<!-- end -->`; the rest of the page is left alone.
 """
@@ -13,7 +13,7 @@ from typing import Any
 from model import files
 from tests.load import records, reports
 
-PAGE = Path("docs/benchmarks.md")
+PAGE = Path("docs/studies/benchmarks.md")
 MARKED = re.compile(r"(<!-- bench: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 NOT_RUN = "Not run yet.\n"
 

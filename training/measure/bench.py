@@ -98,7 +98,7 @@ class Bench:
         side = self.checkpoint.model.config.image_size
         images = torch.randn(batch_size, 3, side, side, device=self.device)
         models: dict[str, nn.Module] = {
-            # what nobody merges runs as timm's own module, without a score
+            # a config that merges nothing runs as the plain timm model, without a score
             name: self.model(config) if config.merges else self.vit
             for name, config in configs.items()
         }
