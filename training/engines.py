@@ -20,7 +20,6 @@ from pydantic import Field, PositiveInt, field_validator
 
 from model import ModelConfig, build, save_checkpoint
 from model.checkpoint import load_checkpoint
-from model.config import Frozen
 from model.engines.choice import create_engine
 from model.engines.device import pick_device
 from model.engines.engine import KINDS, Engine
@@ -35,7 +34,7 @@ DEFAULT_MODEL = "default"
 SHIPPED = "shipped"
 
 
-class EnginesConfig(Frozen):
+class EnginesConfig(records.RecordConfig):
     """Which engines run which models, how often, and where the results go."""
 
     engines: tuple[str, ...] = Field(("openvino",), min_length=1, description="engines to hold against eager")
@@ -50,7 +49,6 @@ class EnginesConfig(Frozen):
     precision: str = Field("auto", description="auto, fp32, fp16 or bf16")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     threads: int = Field(0, ge=0, description="CPU threads; 0 leaves torch's choice")
-    results: Path = Field(records.RESULTS, description="folder of the result files")
 
     @field_validator("engines")
     @classmethod
@@ -157,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"{result['model']:>24}  {result['engine']:>9} {result['precision']}  batch {result['batch_size']:>3}  "
             f"{result['images_per_s']:8.1f} images/s  {result['speed_up']:.2f}x  ready after {result['start_s']:.1f} s"
         )
-    print(f"recorded: {path}; `python -m training.tables` writes the tables from it")
+    print(f"recorded: {path}")
 
 
 if __name__ == "__main__":

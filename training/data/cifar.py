@@ -29,6 +29,7 @@ class Cifar:
     data_dir: Path | None
     name: ClassVar[str] = "CIFAR-100"
     origin: ClassVar[str] = HUB_NAME
+    own: ClassVar[bool] = False
     classes: ClassVar[Classes] = Classes(CLASS_NAMES, SUPERCLASSES)
 
     def load(self, split: str, side: int) -> Images:

@@ -34,6 +34,8 @@ class Folders:
     Names that begin with a dot are passed over. A folder `val` stands in for a missing `test`.
     """
 
+    own = True
+
     def __init__(self, data_dir: Path) -> None:
         self.data_dir = data_dir
         self.name = str(data_dir)

@@ -90,7 +90,7 @@ def task(config: TrainConfig, dynamic: DynamicConfig, weights: LossWeights, reci
         model=model,
         objective=Dynamic(model, stage, teacher.model.vit, weights, config.label_smoothing),
         preprocess=manifest.preprocess,
-        classes=source.classes,
+        source=source,
         save=partial(files.save, preprocess=manifest.preprocess, classes=source.classes),
         identity={
             **model.config.model_dump(mode="json"),
