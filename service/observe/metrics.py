@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from service.batching.batcher import Batcher
     from service.pictures.budget import BodyBudget, ByteBudget
     from service.runtime.loading import ServedModel
-    from service.store.images import ImageStore
+    from service.store.image_store import ImageStore
 
 REQUEST_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 STAGE_BUCKETS = tuple(50e-6 * 2**step for step in range(18))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from service.pictures.budget import ByteBudget
     from service.pictures.colormaps import Colormap
-    from service.store.images import StoredImage
+    from service.store.image_store import StoredImage
 
 
 class Decoded(NamedTuple):

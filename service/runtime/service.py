@@ -29,7 +29,7 @@ from service.runtime.loading import ModelLoader, ServedModel
 from service.runtime.pool import WorkerPool
 from service.settings import Settings
 from service.store.choice import open_store
-from service.store.images import ImageStore
+from service.store.image_store import ImageStore
 
 log = logging.getLogger(__name__)
 
