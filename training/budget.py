@@ -42,7 +42,7 @@ def count_settings(config: CountConfig, model_config: ModelConfig) -> list[dict[
     for count in config.tome_counts:
         changes = {"scoring": "none", "merge_layers": tuple(range(depth)), "merge_counts": (count,) * depth}
         settings[f"tome_{count}"] = f"ToMe with r = {count} in every block", model_config.replace(**changes)
-    told = [
+    counts = [
         {
             "row": name,
             "label": label,
@@ -54,7 +54,7 @@ def count_settings(config: CountConfig, model_config: ModelConfig) -> list[dict[
     ]
     for rho in (0.5, *config.rhos):
         dynamic = DynamicViT(FreqMergeViT(vit, model_config), DynamicConfig(rho=rho))
-        told.append(
+        counts.append(
             {
                 "row": "dynamicvit_half" if rho == 0.5 else f"dynamicvit_{rho:g}",
                 "label": f"DynamicViT with ρ = {rho:g}",
@@ -63,7 +63,7 @@ def count_settings(config: CountConfig, model_config: ModelConfig) -> list[dict[
                 "parameters": count_parameters(dynamic),
             }
         )
-    return told
+    return counts
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -72,10 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "python -m training.budget", "Count the settings of the seed's table.", CountConfig, ModelConfig
     ).parse_args(arguments)
     config = CountConfig(**cli.given(CountConfig, parsed))
-    told = count_settings(config, ModelConfig(**cli.given(ModelConfig, parsed)))
+    counts = count_settings(config, ModelConfig(**cli.given(ModelConfig, parsed)))
     command = cli.command("training.budget", arguments)
-    path = records.write("counts", command, told, torch.device("cpu"), config.results)
-    for entry in told:
+    path = records.write("counts", command, counts, torch.device("cpu"), config.results)
+    for entry in counts:
         print(f"{entry['macs'] / 1e9:6.3f} GMACs  {entry['parameters'] / 1e6:6.2f} M  {entry['label']}")
     print(f"recorded: {path}")
 

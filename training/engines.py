@@ -69,7 +69,7 @@ def measure(config: EnginesConfig) -> list[dict[str, Any]]:
         with _checkpoint(name) as path:
             engines, starts = _started(config, path)
             for size in config.batch_sizes:
-                results += [{"model": path.stem, **told} for told in _timed(config, engines, starts, size)]
+                results += [{"model": path.stem, **row} for row in _timed(config, engines, starts, size)]
     return results
 
 
@@ -95,12 +95,12 @@ def _timed(
     images = np.random.default_rng(size).integers(0, 256, (size, 3, side, side), dtype=np.uint8)
     calls = {kind: _call(engine, images) for kind, engine in engines.items()}
     times = seconds(calls, config.repeats, config.warm_up, pick_device(config.device))
-    for kind, told in summary(times, size).items():
+    for kind, figures in summary(times, size).items():
         yield {
             "engine": kind,
             "precision": engines[kind].precision,
             "batch_size": size,
-            **told,
+            **figures,
             "start_s": starts[kind],
             "repeats": config.repeats,
         }
@@ -108,16 +108,16 @@ def _timed(
 
 def summary(times: Mapping[str, Sequence[float]], size: int) -> dict[str, dict[str, Any]]:
     """Images/s of every engine, median and quartiles, and its speed-up over eager: the median of the ratios."""
-    found = {}
+    figures = {}
     for kind, own in times.items():
-        rates = [size / one for one in own]
+        rates = [size / second for second in own]
         low, _, high = statistics.quantiles(rates, n=4)
-        found[kind] = {
+        figures[kind] = {
             "images_per_s": statistics.median(rates),
             "images_per_s_quartiles": [low, high],
-            "speed_up": statistics.median(other / one for other, one in zip(times[REFERENCE], own, strict=True)),
+            "speed_up": statistics.median(other / second for other, second in zip(times[REFERENCE], own, strict=True)),
         }
-    return found
+    return figures
 
 
 def _call(engine: Engine, images: np.ndarray) -> Callable[[], Any]:

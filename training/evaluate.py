@@ -60,13 +60,13 @@ def evaluate(config: EvaluateConfig, changes: dict[str, Any], command: str) -> d
     manifest = bench.checkpoint.manifest
     pictured = _pictured(config, bench.source)
     logits = bench.logits(model_config)
-    found, cost = scores(logits, bench.images.labels), bench.cost(model_config)
+    accuracy, cost = scores(logits, bench.images.labels), bench.cost(model_config)
     counts = confusion(bench.images.labels, logits.argmax(dim=1), len(manifest.class_names))
     result = {
         **bench.origin(),
         "config": model_config.model_dump(mode="json"),
         "seed": 0,
-        **found._asdict(),
+        **accuracy._asdict(),
         "calibration_bins": BINS,
         **cost._asdict(),
         "worst_pairs": [pair._asdict() for pair in worst_pairs(counts, manifest.class_names)],
@@ -84,10 +84,10 @@ def evaluate(config: EvaluateConfig, changes: dict[str, Any], command: str) -> d
 
 def _throughput(bench: Bench, model_config: ModelConfig) -> list[dict[str, Any]]:
     assert isinstance(bench.config, EvaluateConfig)
-    told = []
+    rows = []
     for size in bench.config.batch_sizes:
         pair = bench.rates({"plain": model_config.replace(keep_rate=1.0), "own": model_config}, size)
-        told.append(
+        rows.append(
             {
                 "batch_size": size,
                 "repeats": bench.config.repeats,
@@ -95,7 +95,7 @@ def _throughput(bench: Bench, model_config: ModelConfig) -> list[dict[str, Any]]
                 "plain_images_per_s": pair["plain"].images_per_s,
             }
         )
-    return told
+    return rows
 
 
 def _pictured(config: EvaluateConfig, source: Source) -> Sequence[str]:

@@ -79,13 +79,13 @@ class Parity(NamedTuple):
     """Share of images whose tokens merged in the same way."""
 
 
-def compare(found: Answers, wanted: Answers) -> Parity:
+def compare(answers: Answers, reference: Answers) -> Parity:
     """Agreement with a reference on the same images."""
     return Parity(
-        float((found.logits.argmax(axis=1) == wanted.logits.argmax(axis=1)).mean()),
-        float(np.abs(found.frequency_score - wanted.frequency_score).max()),
-        float(np.abs(found.logits - wanted.logits).max()),
-        float((found.source_map == wanted.source_map).all(axis=1).mean()),
+        float((answers.logits.argmax(axis=1) == reference.logits.argmax(axis=1)).mean()),
+        float(np.abs(answers.frequency_score - reference.frequency_score).max()),
+        float(np.abs(answers.logits - reference.logits).max()),
+        float((answers.source_map == reference.source_map).all(axis=1).mean()),
     )
 
 
@@ -116,12 +116,12 @@ def parity(config: ParityConfig, command: str) -> list[dict[str, Any]]:
     folder = records.folder(config.output_dir, config.record, source)
     images = dataset.test_images(source, manifest, config.ckpt)
     images = images.take(torch.arange(min(config.images, len(images)))) if config.images else images
-    wanted, _ = answers(config, "eager:fp32", images)
+    reference, _ = answers(config, "eager:fp32", images)
     labels = images.labels.numpy()
-    told = []
+    results = []
     for name in config.engines:
         start = time.perf_counter()
-        found, ran = answers(config, name, images)
+        own, ran = answers(config, name, images)
         result = {
             "checkpoint": manifest.name,
             "digest": manifest.digest,
@@ -129,17 +129,17 @@ def parity(config: ParityConfig, command: str) -> list[dict[str, Any]]:
             "images": len(images),
             "engine": name,
             "ran": ran,
-            **compare(found, wanted)._asdict(),
-            "top1": float((found.logits.argmax(axis=1) == labels).mean()),
-            "reference_top1": float((wanted.logits.argmax(axis=1) == labels).mean()),
+            **compare(own, reference)._asdict(),
+            "top1": float((own.logits.argmax(axis=1) == labels).mean()),
+            "reference_top1": float((reference.logits.argmax(axis=1) == labels).mean()),
             "goal": GOAL,
         }
         device = pick_device(config.device)
         same = ("digest", "keep_rate", "engine", "images", "machine")
         records.add("parity", command, result, device, folder, same=same)
         print(f"{report(result)}, {time.perf_counter() - start:.0f} s", flush=True)
-        told.append(result)
-    return told
+        results.append(result)
+    return results
 
 
 def report(result: dict[str, Any]) -> str:

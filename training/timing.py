@@ -43,7 +43,7 @@ def measure(config: TimingConfig, model_config: ModelConfig) -> list[dict[str, A
     results = []
     for size in config.batch_sizes:
         images = torch.randn(size, 3, model_config.image_size, model_config.image_size, device=device)
-        found = rates(models, images, config.repeats, config.warm_up, device)
+        speeds = rates(models, images, config.repeats, config.warm_up, device)
         for name, model in models.items():
             results.append(
                 {
@@ -54,9 +54,9 @@ def measure(config: TimingConfig, model_config: ModelConfig) -> list[dict[str, A
                     "batch_size": size,
                     "macs": count_macs(model, model_config.image_size),
                     "parameters": count_parameters(model),
-                    "images_per_s": found[name].images_per_s,
-                    "images_per_s_quartiles": list(found[name].quartiles),
-                    "speed_up": found[name].speed_up,
+                    "images_per_s": speeds[name].images_per_s,
+                    "images_per_s_quartiles": list(speeds[name].quartiles),
+                    "speed_up": speeds[name].speed_up,
                     "repeats": config.repeats,
                 }
             )
