@@ -47,7 +47,7 @@ def release(config: ReleaseConfig, changes: dict[str, Any], command: str) -> Man
     if config.threads:
         torch.set_num_threads(config.threads)
     merged = load_checkpoint(config.ckpt, **changes)
-    images = dataset.test_images(config.data_dir, merged.manifest, config.ckpt)
+    images = dataset.test_images(dataset.source(config.data_dir), merged.manifest, config.ckpt)
     plain = load_checkpoint(config.ckpt, keep_rate=1.0)
     if config.half:  # score the weights that ship, rounded as they will be
         for checkpoint in (merged, plain):

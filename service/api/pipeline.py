@@ -23,7 +23,7 @@ from service.observe.timing import Stages
 from service.pictures import jobs
 from service.runtime.loading import ServedModel
 from service.runtime.service import Service
-from service.store.images import StoredImage, stored_image
+from service.store.image_store import StoredImage, stored_image
 
 SHARE_BYTES = 1 << 18
 """Of the files of one request, what one thread decodes before another one helps."""

@@ -25,7 +25,7 @@ from prometheus_client.registry import Collector
 from service.batching.batcher import Batcher, Outcome
 from service.errors import documented
 from service.observe.timing import STAGES
-from service.store.images import ImageStore
+from service.store.image_store import ImageStore
 
 REQUEST_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 STAGE_BUCKETS = tuple(50e-6 * 2**step for step in range(18))

@@ -15,7 +15,7 @@ from service.pictures.colormaps import Colormap
 from service.pictures.decoding import decode, network_input
 from service.pictures.heatmap import ImageFormat, View, encode, render
 from service.settings import Settings
-from service.store.images import StoredImage
+from service.store.image_store import StoredImage
 
 
 class Decoded(NamedTuple):

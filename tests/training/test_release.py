@@ -23,7 +23,7 @@ def test_a_release_carries_the_scores_of_the_whole_test_set_with_and_without_mer
     assert json.loads(out.with_suffix(".json").read_text()) == manifest.model_dump(mode="json")
     assert (manifest.name, manifest.config.keep_rate, manifest.training["test_images"]) == ("tiny", 0.6, 100)
     assert f"without merging top-1 {manifest.scores['plain_top1']:.2%}, top-5 " in report(manifest)
-    images = dataset.load(data_dir, "test", 32)
+    images = dataset.source(data_dir).load("test", 32)
     for keep_rate, prefix in ((0.6, ""), (1.0, "plain_")):
         model = load_checkpoint(out, keep_rate=keep_rate).model
         with torch.no_grad():
@@ -35,7 +35,7 @@ def test_a_release_carries_the_scores_of_the_whole_test_set_with_and_without_mer
 
 
 def test_scores_count_hits_and_average_the_loss(data_dir):
-    images = dataset.load(data_dir, "test", 32)
+    images = dataset.source(data_dir).load("test", 32)
 
     class Constant(torch.nn.Module):
         """Says class 3 first and 0..4 after it, whatever it sees."""

@@ -146,7 +146,7 @@ async def test_pixels_reach_the_engine_as_they_are(start: Start, engine: FakeEng
     assert found["label"]["data"] == [CLASS_NAMES[3], CLASS_NAMES[0], CLASS_NAMES[5]]
     assert engine.batches == [[3, 200, 5]]
     assert app.service.batcher.counts == Counts(admitted=3, answered=3)
-    assert len(app.service.store) == 0
+    assert app.service.store.held.images == 0
 
 
 async def test_nested_data_are_the_same_as_flat_data(client: httpx.AsyncClient) -> None:
