@@ -17,6 +17,8 @@ from model import FreqMergeViT, ModelConfig, build
 from training.errors import WeightsError
 
 HUB = "hub"
+ORIGIN_KEY = "freqmerge.origin"
+"""Where plain timm weights say what they were made from: JSON in the metadata of their safetensors file."""
 HEAD = ("head.weight", "head.bias")
 
 
