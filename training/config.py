@@ -91,10 +91,20 @@ class TrainConfig(Frozen):
         lt=1,
         description="share of the training images held out to choose the best epoch; 0 keeps the last",
     )
+    val_seed: int | None = Field(
+        None,
+        ge=0,
+        description="seed of what is held out; none takes seed. The stages of one training hold out the same images "
+        "with it, and still draw their own order and crops",
+    )
     eval_batch_size: int = Field(500, ge=1, description="images per evaluation step")
-    amp: bool = Field(True, description="mixed precision on CUDA; --no_amp computes in float32")
+    amp: bool = Field(
+        True, description="mixed precision, on CUDA and on CPUs that have bfloat16; --no_amp computes in float32"
+    )
     amp_type: Literal["auto", "bfloat16", "float16"] = Field(
-        "auto", description="type of mixed precision: auto is bfloat16 where the GPU has it, else float16"
+        "auto",
+        description="type of mixed precision: auto is bfloat16 where the hardware has it, else float16 on CUDA and "
+        "float32 on a CPU, which never takes float16",
     )
     cudnn_benchmark: bool = Field(True, description="let cuDNN try its kernels and keep the fastest")
     deterministic: bool = Field(
@@ -149,6 +159,11 @@ class TrainConfig(Frozen):
     def mixes(self) -> bool:
         """Whether images are mixed."""
         return bool(self.mix_prob and (self.mixup or self.cutmix))
+
+    @property
+    def split_seed(self) -> int:
+        """What decides which images are held out."""
+        return self.seed if self.val_seed is None else self.val_seed
 
     @property
     def checkpoint_path(self) -> Path:
