@@ -50,7 +50,7 @@ def test_a_release_divides_the_logits_by_the_temperature_of_the_held_out_images(
     assert f"({told.scores['uncalibrated_error']:.2%} uncalibrated)" in report(told)
     assert f"temperature     {calibration['temperature']:.3f} (120 held-out training images)" in report(told)
 
-    images = dataset.load(data_dir, "test", 32)
+    images = dataset.source(data_dir).load("test", 32)
     before = release(config.replace(calibrate=False), {"keep_rate": 0.6}, "the command")
     assert before.training["calibration"] == {"temperature": 1.0, "why": "not asked for"}
     assert before.scores["calibration_error"] == pytest.approx(told.scores["uncalibrated_error"], abs=1e-5)
