@@ -65,6 +65,8 @@ class Observe:
         seconds = time.perf_counter() - exchange.started
         route = getattr(scope.get("route"), "path", UNMATCHED)
         self._service.metrics.request(route, status, seconds)
+        if exchange.refusal is not None:
+            self._service.metrics.rejected(exchange.refusal)
         self._service.metrics.stages(exchange.stages.seconds)
         if self._sampled():
             logs.requests.info("request", extra={"fields": _line(scope, exchange, route, status, seconds)})
