@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 from starlette.requests import Request
+from starlette.responses import Response
 
 from service.api import openapi
 from service.api.classify import heatmap_url, model_name, predictions
@@ -31,10 +32,11 @@ def batch_router(service: Service) -> APIRouter:
 
     @router.post(
         "/classify/batch",
+        response_model=BatchClassification,
         responses=openapi.problems(*openapi.BATCH_PROBLEMS),
         openapi_extra=openapi.FILES_BODY | openapi.TIMEOUT,
     )
-    async def classify_batch(request: Request, query: Annotated[ClassifyQuery, Query()]) -> BatchClassification:
+    async def classify_batch(request: Request, query: Annotated[ClassifyQuery, Query()]) -> Response:
         """Labels of every picture in the form, in order; a bad file has a problem in its place."""
         stages = exchange_of(request).stages
         deadline = Deadline.of(request, service.settings)
@@ -43,7 +45,7 @@ def batch_router(service: Service) -> APIRouter:
         ends = await recognise_many(service, request, [Upload(file.data) for file in files], deadline)
         ids = iter(await keep(service, request, [end for end in ends if isinstance(end, Recognised)]))
         with stages.measure("encode"):
-            return BatchClassification(
+            body = BatchClassification(
                 results=[
                     _refused(service, request, file, end)
                     if isinstance(end, RequestError)
@@ -53,6 +55,7 @@ def batch_router(service: Service) -> APIRouter:
                 model=model_name(model),
                 timings_ms=stages.milliseconds(),
             )
+            return Response(body.model_dump_json(), media_type="application/json")
 
     return router
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 from starlette.requests import Request
+from starlette.responses import Response
 
 from service.api import openapi
 from service.api.predictions import most_probable
@@ -23,22 +24,24 @@ def classify_router(service: Service) -> APIRouter:
 
     @router.post(
         "/classify",
+        response_model=Classification,
         responses=openapi.problems(*openapi.UPLOAD_PROBLEMS),
         openapi_extra=openapi.PICTURE_BODY | openapi.TIMEOUT,
     )
-    async def classify(request: Request, query: Annotated[ClassifyQuery, Query()]) -> Classification:
+    async def classify(request: Request, query: Annotated[ClassifyQuery, Query()]) -> Response:
         """Labels of the picture in the body, most probable first, and where its heatmap is."""
         recognised = await recognise(service, request)
         [image_id] = await keep(service, request, [recognised])
         stages = exchange_of(request).stages
         with stages.measure("encode"):
-            return Classification(
+            body = Classification(
                 image_id=image_id,
                 heatmap_url=heatmap_url(image_id),
                 predictions=predictions(service, recognised, query.top_k),
                 model=model_name(recognised.model),
                 timings_ms=stages.milliseconds(),
             )
+            return Response(body.model_dump_json(), media_type="application/json")
 
     return router
 

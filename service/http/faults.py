@@ -64,8 +64,8 @@ class Fault(NamedTuple):
 
 def bad_parameter(faults: Sequence[Fault], advice: str) -> BadParameter:
     """One error for all faults, with what to do about them."""
-    told = "; ".join(map(str, faults))
-    return BadParameter(f"{told}; {advice}", extra={"errors": [fault.member() for fault in faults]})
+    sentences = "; ".join(map(str, faults))
+    return BadParameter(f"{sentences}; {advice}", extra={"errors": [fault.member() for fault in faults]})
 
 
 def unknown(name: str, value: str, known: Collection[str], what: str = "parameter") -> Fault:

@@ -72,7 +72,7 @@ def parse(body: bytes, boundary: bytes, most: int = 1 + MAX_OTHER_PARTS) -> list
 
 
 def _without_preamble(body: bytes, boundary: bytes) -> bytes:
-    """The form from its first boundary on: what stands before it is no part (RFC 2046), which the parser does not know."""
+    """The form from its first boundary on: what stands before it is no part (RFC 2046); the parser would refuse it."""
     if body.startswith(b"--" + boundary):
         return body
     start = body.find(b"\r\n--" + boundary)

@@ -56,9 +56,9 @@ async def answer_refusal(request: Request, error: Exception) -> Response:
 
 async def answer_bad_parameter(request: Request, error: Exception) -> Response:
     """Handler of FastAPI's validation errors."""
-    found = error.errors() if isinstance(error, RequestValidationError) else []
+    errors = error.errors() if isinstance(error, RequestValidationError) else []
     known = query_parameters(request.scope.get("route"))
-    faults = [fault_of(one, known=known) for one in found[:MAX_FAULTS]]
+    faults = [fault_of(item, known=known) for item in errors[:MAX_FAULTS]]
     return problem_response(bad_parameter(faults, "see the documentation at /docs"), request)
 
 

@@ -100,7 +100,7 @@ def _validated(json_part: memoryview, max_bytes: int) -> InferenceRequest:
     except orjson.JSONDecodeError as error:
         raise BadInference(f"expected a JSON object, found text that does not parse: {error}") from None
     except ValidationError as error:
-        raise BadInference("; ".join(str(fault_of(one, skip=0)) for one in error.errors()[:MAX_FAULTS])) from None
+        raise BadInference("; ".join(str(fault_of(item, skip=0)) for item in error.errors()[:MAX_FAULTS])) from None
 
 
 def _only(inputs: list[RequestInput]) -> RequestInput:

@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.oip import answer, documents, metadata
+from service.api.oip import documents, metadata, outputs
 from service.api.oip.request import Contract, Inference, parse
 from service.api.oip.schemas import (
     InferenceResponse,
@@ -128,11 +128,11 @@ async def _infer(service: Service, request: Request, name: str, version: str = m
     service.accepting()
     inference = await _read(service, request, served)
     answers = await _answers(service, request, inference, deadline)
-    for found in answers:
-        service.metrics.predicted(int(found.logits.argmax()))
+    for answer in answers:
+        service.metrics.predicted(int(answer.logits.argmax()))
     with stages.measure("encode"):
         names = served.manifest.class_names
-        body, json_bytes = await service.pool.run(answer.encode, served.manifest.name, inference, answers, names)
+        body, json_bytes = await service.pool.run(outputs.encode, served.manifest.name, inference, answers, names)
     if json_bytes is None:
         return Response(body, media_type="application/json")
     return Response(body, headers={HEADER_LENGTH: str(json_bytes)}, media_type="application/octet-stream")

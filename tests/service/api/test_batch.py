@@ -79,7 +79,13 @@ async def test_a_picture_that_waits_for_its_memory_does_not_hold_back_the_one_be
 
 @pytest.mark.parametrize(
     ("pictures", "total_bytes", "threads", "expected"),
-    [(1, 10 * MIB, 4, 1), (64, 150_000, 4, 1), (64, recognition.SHARE_BYTES, 4, 2), (64, 10 * MIB, 4, 4), (3, MIB, 8, 3)],
+    [
+        (1, 10 * MIB, 4, 1),
+        (64, 150_000, 4, 1),
+        (64, recognition.SHARE_BYTES, 4, 2),
+        (64, 10 * MIB, 4, 4),
+        (3, MIB, 8, 3),
+    ],
 )
 def test_another_thread_helps_for_every_share_of_bytes(
     pictures: int, total_bytes: int, threads: int, expected: int
@@ -233,3 +239,10 @@ def test_a_form_of_endless_small_parts_is_given_up_early() -> None:
     part = b'--b\r\nContent-Disposition: form-data; name="x"\r\n\r\n\r\n'
     with pytest.raises(BadForm, match="at most 33 fields"):
         forms.single_file(part * 10_000 + b"--b--\r\n", b"b")
+
+
+@pytest.mark.parametrize("preamble", [b"", b"\r\n", b"This is a form.\r\n", b"--\r\n\r\n"])
+@pytest.mark.parametrize("epilogue", [b"", b"and this is its end\r\n"])
+def test_what_stands_before_and_after_the_parts_of_a_form_is_no_part_of_it(preamble: bytes, epilogue: bytes) -> None:
+    part = b'--b\r\nContent-Disposition: form-data; name="file"\r\n\r\nx\r\n--b--\r\n'
+    assert forms.single_file(preamble + part + epilogue, b"b") == b"x"
