@@ -1,7 +1,4 @@
-"""Shapes of what goes in and out, as they stand in the OpenAPI document.
-
-Answers of the hot path are built as plain dicts and encoded once; the tests check them against these models.
-"""
+"""Shapes of what goes in and out, as they stand in the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -172,7 +169,19 @@ class Health(Body):
     status: Literal["alive", "ready"]
 
 
-class HeatmapQuery(BaseModel):
+class Parameters(BaseModel):
+    """Query parameters of a route; others are refused, for a misspelt one would silently do nothing."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ClassifyQuery(Parameters):
+    """Parameters of a classification."""
+
+    top_k: int = Field(5, ge=1, le=100, description="how many predictions; fewer if the model has fewer classes")
+
+
+class HeatmapQuery(Parameters):
     """Parameters of a drawing."""
 
     view: View = Field(
@@ -196,7 +205,3 @@ class StoredHeatmapQuery(HeatmapQuery):
     """Parameters of a drawing of an image that was classified before."""
 
     image_id: str = Field(min_length=1, max_length=64, description="the `image_id` that /classify gave")
-
-
-DOCUMENTED = (Classification, BatchClassification, HeatmapData, Labels, ModelCard, Health, Problem)
-"""Bodies of the OpenAPI document."""
