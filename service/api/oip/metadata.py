@@ -50,9 +50,7 @@ def outputs(served: ServedModel) -> tuple[Tensor, ...]:
 
 def server_metadata() -> ServerMetadata:
     """The body of GET /v2."""
-    return ServerMetadata(
-        name="freqmerge", version=__version__, extensions=["binary_tensor_data", "classification"]
-    )
+    return ServerMetadata(name="freqmerge", version=__version__, extensions=["binary_tensor_data", "classification"])
 
 
 def model_metadata(served: ServedModel) -> ModelMetadata:
