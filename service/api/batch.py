@@ -83,4 +83,4 @@ def _result(request: Request, end: Recognised | RequestError, ids: Iterator[str 
         return classified(service, end, next(ids), top_k, UP) | {"problem": None}
     service.metrics.rejected(end.reason)
     told = problem(end, public_path(request.scope), exchange_of(request).request_id)
-    return {"image_id": None, "heatmap_url": None, "predictions": None, "problem": told}
+    return {"image_id": None, "heatmap_url": None, "predictions": None, "warnings": None, "problem": told}

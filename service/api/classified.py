@@ -23,4 +23,5 @@ def classified(
         "image_id": image_id,
         "heatmap_url": f"{base}heatmap?image_id={image_id}" if image_id else None,
         "predictions": predictions,
+        "warnings": list(recognised.warnings),
     }

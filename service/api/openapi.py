@@ -31,7 +31,7 @@ DESCRIPTION = (
 )
 
 _BINARY = {"type": "string", "format": "binary"}
-_FORMATS = ("image/jpeg", "image/png", "image/webp", "image/gif", "application/octet-stream")
+_FORMATS = ("image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "image/avif", "application/octet-stream")
 _FORM = {"type": "object", "required": ["file"], "properties": {"file": _BINARY}}
 
 
@@ -43,8 +43,8 @@ def _several(item: dict[str, str]) -> dict[str, Any]:
 PICTURE_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": "One picture: JPEG, PNG, WebP or GIF (first frame), as the body itself or as the form "
-        "field `file`. Its first bytes decide what it is, not the declared type.",
+        "description": "One picture: JPEG, PNG, WebP, GIF (first frame), BMP or AVIF, as the body itself or as the "
+        "form field `file`. Its first bytes decide what it is, not the declared type.",
         "content": {
             "multipart/form-data": {"schema": _FORM},
             **{name: {"schema": _BINARY} for name in _FORMATS},
@@ -70,6 +70,7 @@ UPLOAD_PROBLEMS = (
     errors.UnsupportedFormat,
     errors.TooLarge,
     errors.Undecodable,
+    errors.TooCostly,
     errors.BadForm,
     errors.SlowBody,
     errors.BadParameter,

@@ -6,7 +6,8 @@ import asyncio
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from service.http.disconnect import CancelledWhenGone, WhenGone
 from service.http.exchange import exchange_of
 from service.observe.timing import Stages
 from service.pictures import jobs
+from service.pictures.decoding import Costly
 from service.runtime.loading import ServedModel
 from service.runtime.service import Service
 from service.store.images import StoredImage, stored_image
@@ -37,6 +39,7 @@ class Recognised(NamedTuple):
     data: bytes
     answer: Answer
     model: ServedModel
+    warnings: tuple[str, ...] = ()
 
 
 def service_of(request: Request) -> Service:
@@ -103,7 +106,7 @@ async def _recognised(
     stages.add("decode", max(job.ended for job in jobs) - min(job.began for job in jobs))
     _note(stages, ends)
     return [
-        Recognised(picture.data, end, model) if isinstance(end, Answer) else end
+        Recognised(picture.data, end, model, picture.warnings) if isinstance(end, Answer) else end
         for picture, end in zip(pictures, ends, strict=True)
     ]
 
@@ -115,6 +118,7 @@ class _Picture:
     slot: Slot
     upload: Upload
     data: bytes = b""
+    warnings: tuple[str, ...] = ()
 
 
 def decoding_threads(pictures: int, total_bytes: int, threads: int) -> int:
@@ -134,21 +138,21 @@ class _Decoding:
     def __init__(self, pictures: Sequence[_Picture], service: Service, model: ServedModel) -> None:
         self.began = self.ended = time.perf_counter()
         self._pictures = pictures
-        self._settings = service.settings
-        self._budget = service.budget
+        self._service = service
         self._native_size = model.native_size
 
     def __call__(self) -> None:
-        """Decodes every picture whose caller has not left."""
+        """Decodes every picture whose caller has not left; costly ones are left to processes of their own."""
         handed = time.perf_counter()
         decoded: list[tuple[Slot, NDArray[np.uint8]]] = []
         for picture in self._pictures:
             if not picture.slot.wanted:
                 continue
             try:
-                picture.data, pixels = jobs.decode_upload(
-                    picture.upload, self._settings, self._native_size, self._budget
-                )
+                pixels = self._decode(picture, defer=True)
+            except Costly:
+                self._service.costly_pool.submit(partial(self._decode_elsewhere, picture))
+                continue
             except Exception as error:
                 self.ended = time.perf_counter()
                 picture.slot.fail(error)
@@ -159,6 +163,27 @@ class _Decoding:
                 _hand_over(decoded)
                 handed = self.ended
         _hand_over(decoded)
+
+    def _decode_elsewhere(self, picture: _Picture) -> None:
+        """The same for one costly picture, on a thread that may wait for a process."""
+        slot = picture.slot
+        if not slot.wanted:
+            return
+        try:
+            pixels = self._decode(picture, **jobs.by(self._service.workers, lambda: slot.wanted))
+        except Exception as error:
+            self.ended = time.perf_counter()
+            slot.fail(error)
+        else:
+            self.ended = time.perf_counter()
+            slot.put(pixels)
+
+    def _decode(self, picture: _Picture, **costly: Any) -> NDArray[np.uint8]:
+        service = self._service
+        picture.data, pixels, picture.warnings = jobs.decode_upload(
+            picture.upload, service.settings, self._native_size, service.budget, **costly
+        )
+        return pixels
 
 
 def _hand_over(decoded: list[tuple[Slot, NDArray[np.uint8]]]) -> None:
@@ -221,11 +246,18 @@ async def draw(request: Request, stored: StoredImage, how: jobs.Drawing) -> byte
         raise QueueFull(f"expected fewer than {settings.max_queue_size} pictures in work, found that many; try later")
     grid = service.loaded().grid
     timeout_s = Deadline.of(request, settings).timeout_s
+    job = partial(jobs.draw, stored, grid, how, settings, service.budget)
+    wanted = True
     try:
         async with CancelledWhenGone(request), asyncio.timeout(timeout_s):
             with exchange_of(request).stages.measure("draw"):
-                return await service.pool.run(jobs.draw, stored, grid, how, settings, service.budget)
+                try:
+                    return await service.pool.run(job, defer=True)
+                except Costly:
+                    return await service.costly_pool.run(job, **jobs.by(service.workers, lambda: wanted))
     except TimeoutError:
         raise DeadlineExceeded(
             f"expected a drawing within {timeout_s:g} s, found none; the service is busy, try again later"
         ) from None
+    finally:
+        wanted = False

@@ -26,10 +26,12 @@ from prometheus_client.registry import Collector
 from service.batching.slots import Outcome
 from service.errors import documented
 from service.observe.timing import STAGES
+from service.pictures.kills import KILLS
 
 if TYPE_CHECKING:
     from service.batching.batcher import Batcher
     from service.pictures.budget import BodyBudget, ByteBudget
+    from service.pictures.workers import DecodeWorkers
     from service.runtime.loading import ServedModel
     from service.store.images import ImageStore
 
@@ -47,12 +49,18 @@ class Observed(Protocol):
     batcher: Batcher
     budget: ByteBudget
     bodies: BodyBudget
+    workers: DecodeWorkers
     store: ImageStore
     model: ServedModel | None
 
     @property
     def ready(self) -> bool:
         """Whether the service is ready."""
+        ...
+
+    @property
+    def decode_wait_s(self) -> float:
+        """How long a picture has waited to be decoded."""
         ...
 
 
@@ -190,8 +198,26 @@ class BatcherCollector(Collector):
         yield _gauge("freqmerge_decoding_bytes", "Memory that pictures being decoded hold", self._service.budget.held)
         yield _gauge("freqmerge_body_bytes", "Memory that request bodies hold", self._service.bodies.held)
         yield _gauge("freqmerge_ready", "1 while the service is ready, else 0", float(self._service.ready))
+        yield from self._decoders()
         yield from self._stored()
         yield self._gpu_memory()
+
+    def _decoders(self) -> Iterator[Metric]:
+        """Processes that decode costly pictures, and how long pictures wait for a thread or for one of them."""
+        workers = self._service.workers
+        yield _gauge("freqmerge_decode_workers", "Most processes that decode costly pictures", workers.count)
+        yield _gauge("freqmerge_decode_workers_busy", "Of them, those that decode one now", workers.busy)
+        yield _gauge(
+            "freqmerge_decode_wait_seconds",
+            "How long a picture has waited to be decoded, the longest of those that wait",
+            self._service.decode_wait_s,
+        )
+        killed = CounterMetricFamily(
+            "freqmerge_decodes_killed", "Pictures on which a decoding process ended, by why", labels=["reason"]
+        )
+        for reason in KILLS:
+            killed.add_metric([reason], workers.killed[reason])
+        yield killed
 
     def _stored(self) -> Iterator[Metric]:
         """Recent images, without a sample where this process cannot know."""

@@ -8,11 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from service.pictures.decoding import FORMATS
 from service.runtime.loading import ServedModel
 from service.settings import Settings
-
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
-"""Accepted picture formats, those of `service.pictures.decoding` (which needs the tensor library; this does not)."""
 
 
 @cache
@@ -83,6 +81,7 @@ def _limits(settings: Settings) -> dict[str, Any]:
         "formats": list(FORMATS),
         "max_upload_bytes": settings.max_upload_bytes,
         "max_pixels": settings.max_pixels,
+        "max_full_pixels": min(settings.max_pixels, settings.max_full_pixels),
         "max_side": settings.max_side,
         "max_batch_files": settings.max_images_per_request,
         "max_batch_upload_bytes": settings.max_batch_upload_bytes,

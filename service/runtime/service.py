@@ -24,6 +24,7 @@ from service.errors import Draining, NotReady, RequestError, StartupError
 from service.observe.metrics import Metrics
 from service.pictures import jobs
 from service.pictures.budget import BodyBudget, ByteBudget
+from service.pictures.workers import DecodeWorkers
 from service.runtime import card
 from service.runtime.loading import ModelLoader, ServedModel
 from service.runtime.pool import WorkerPool
@@ -46,6 +47,8 @@ class Service:
         limits = Limits(settings.max_batch_size, settings.max_queue_delay_s, settings.max_queue_size)
         self.batcher = Batcher(limits, on_batch=self.metrics.batch)
         self.pool = WorkerPool(settings.decode_threads)
+        self.costly_pool = WorkerPool(settings.decode_workers, "freqmerge-costly")
+        self.workers = DecodeWorkers(settings.decode_workers, settings.decode_cpu_s, 2 * settings.max_decoding_bytes)
         self.budget = ByteBudget(settings.max_decoding_bytes)
         self.bodies = BodyBudget(settings.max_body_bytes)
         self.store: ImageStore = open_store(settings, self.metrics.store_failed)
@@ -97,6 +100,8 @@ class Service:
         if self.model is not None:  # while it loads nothing can stop it; it is a daemon thread
             await asyncio.to_thread(self._engine_thread.join, grace_s)
         self.pool.close()
+        self.costly_pool.close()
+        self.workers.close()
         for task in (self._ticker, self._probing):
             if task is not None:
                 task.cancel()
@@ -143,7 +148,16 @@ class Service:
             return NotReady("expected an engine that answers, found one whose last batches all failed; see the log")
         if (age_s := self.batcher.running_s) > self.settings.stall_after_s:
             return NotReady(f"expected an engine that makes progress, found one batch running for {age_s:.0f} s")
+        if (wait_s := self.decode_wait_s) > self.settings.decode_stall_after_s:
+            return NotReady(
+                f"The decoder is saturated: a picture has waited for it for {wait_s:.0f} s; retry elsewhere."
+            )
         return None
+
+    @property
+    def decode_wait_s(self) -> float:
+        """How long a picture has waited for a thread or a process that decodes, the longest of all; 0 if none waits."""
+        return max(self.pool.waited_s, self.costly_pool.waited_s)
 
     # --- engine threads ---
 

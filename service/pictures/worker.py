@@ -1,0 +1,90 @@
+"""The process that decodes costly pictures, one after another: `python -m service.pictures.worker`.
+
+It reads questions from its standard input and answers on its standard output, see `workers`. The kernel ends it when
+a picture has taken its CPU time: an interval timer whose signal nobody handles needs no help of the decoder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import struct
+import sys
+from typing import Any, BinaryIO
+
+from model.images.formats.essence import Essence
+from service.errors import RequestError
+from service.pictures.decoding import Limits, decode_essence
+
+LENGTH = struct.Struct(">I")
+NICENESS = 10
+"""Small pictures, the engine and the event loop go first."""
+
+
+def write(stream: BinaryIO, head: dict[str, Any], body: bytes) -> None:
+    """A message: the length of a JSON object, the object, and `bytes` of body, which it counts."""
+    told = json.dumps({**head, "bytes": len(body)}).encode()
+    stream.write(LENGTH.pack(len(told)) + told)
+    stream.write(body)
+    stream.flush()
+
+
+def read(stream: BinaryIO) -> tuple[dict[str, Any], bytes]:
+    """The next message; raises `EOFError` at the end of the stream."""
+    head: dict[str, Any] = json.loads(_exactly(stream, LENGTH.unpack(_exactly(stream, LENGTH.size))[0]))
+    return head, _exactly(stream, head["bytes"])
+
+
+def _exactly(stream: BinaryIO, size: int) -> bytes:
+    data = stream.read(size)
+    if len(data) < size:
+        raise EOFError("the other process has ended")
+    return data
+
+
+def _answer(head: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
+    essence = Essence(data, head["width"], head["height"], 0.0, head["orientation"])
+    try:
+        picture = decode_essence(essence, head["format"], head["keep_side"], Limits(*head["limits"]))
+    except RequestError as error:
+        return {"error": error.reason, "detail": error.detail}, b""
+    except MemoryError:
+        return {"error": "memory"}, b""
+    except Exception as error:
+        return {"error": "bug", "detail": f"{type(error).__name__}: {error}"}, b""
+    told = {"width": picture.width, "height": picture.height, "mode": picture.mode, "warnings": picture.warnings}
+    return {**told, "size": picture.image.size}, picture.image.tobytes()
+
+
+def main() -> None:
+    """Answers until the other side closes the pipe."""
+    questions, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a library prints must not get among the answers
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches the whole group; the service closes the pipe
+    os.nice(NICENESS)
+    write(answers, {}, b"")
+    while True:
+        try:
+            head, data = read(questions)
+        except EOFError:
+            return
+        _bound_memory(head["memory_bytes"])
+        signal.setitimer(signal.ITIMER_PROF, head["cpu_s"])
+        told, pixels = _answer(head, data)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        write(answers, told, pixels)
+        del data, pixels
+
+
+def _bound_memory(size: int) -> None:
+    """Lets the process map no more than so much on top of what it has."""
+    with open("/proc/self/statm") as file:
+        mapped = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + size, resource.RLIM_INFINITY))
+
+
+if __name__ == "__main__":
+    main()
