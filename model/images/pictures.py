@@ -182,7 +182,11 @@ def _ended(essence: Essence, width: int) -> tuple[Image.Image, tuple[str, ...]]:
     shown, missing = jpeg.finished(essence.data, max(1, round(essence.width / width)))
     if missing > jpeg.MAX_MISSING:
         raise OSError(f"the file is cut off, {missing:.0%} of the picture is missing")
-    lost = f"the last {missing:.1%} of the picture is grey" if missing else "its end marker or its last details are missing"
+    lost = (
+        f"the last {missing:.1%} of the picture is grey"
+        if missing
+        else "its end marker or its last details are missing"
+    )
     return shown, (f"the file is cut off; {lost}",)
 
 

@@ -1,10 +1,8 @@
-"""Processes that decode costly pictures for this one, and are ended when a picture takes too long or nobody waits.
+"""Processes that decode costly pictures for this one, and stop when a picture takes too long or nobody waits.
 
-A process is started when the first costly picture needs it, and kept. What it answers is read as JSON and raw pixels,
-never unpickled: it has read a stranger's file. It is ended
-- by the kernel once a picture has taken `cpu_s` of CPU time,
-- by us once nobody wants the picture any more, or when it has been silent for `SILENCE_S`,
-and the next costly picture gets a new one.
+What a process answers is read as JSON and raw pixels, never unpickled: it has read a stranger's file. A picture is ended
+- by the kernel once it has taken `cpu_s` of CPU time,
+- by us once nobody wants it any more, or when its process has been silent for `SILENCE_S`.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NoReturn, cast
 
 from PIL import Image
 
@@ -28,7 +26,7 @@ from model.images.formats.essence import Essence
 from service.errors import ClientGone, InternalError, NotReady, RequestError, TooCostly, TooLarge, Undecodable
 from service.pictures.decoding import Limits, Picture
 from service.pictures.kills import Kill
-from service.pictures.worker import read, write
+from service.pictures.worker import STOP, read, write
 
 log = logging.getLogger(__name__)
 
@@ -39,9 +37,13 @@ SILENCE_S = 30.0
 LEAST_MEMORY_BYTES = 1 << 30
 """Address space that a process may take for a picture at least; what it holds of it is bounded by the budget."""
 
+STOP_S = 1.0
+"""How long a process may take to say that it has stopped."""
+
 LOOK_S = 0.05
 """Between two looks at whether the picture is still wanted."""
 
+_BY_SIGNAL: dict[int, Kill] = {signal.SIGPROF: "cpu", signal.SIGKILL: "abandoned"}
 _REFUSALS = {kind.reason: kind for kind in (TooLarge, Undecodable)}
 
 
@@ -54,46 +56,66 @@ class _Ended(Exception):
 
 
 class _Process:
-    """One worker process; raises `_Ended` if it does not start."""
+    """One worker process, which starts while others do something else."""
 
     def __init__(self) -> None:
         command = [sys.executable, "-m", "service.pictures.worker"]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._questions, self._answers = cast(BinaryIO, self._process.stdin), cast(BinaryIO, self._process.stdout)
-        self._next(lambda: True, START_S)
+        self._started = False
 
     def ask(self, head: dict[str, Any], data: bytes, wanted: Callable[[], bool]) -> tuple[dict[str, Any], bytes]:
-        """The answer; raises `_Ended`."""
+        """The answer; raises `_Ended` for a picture that had to be, after which `alive` tells of the process."""
         try:
+            if not self._started:
+                self._next(wanted, START_S)
+                self._started = True
             write(self._questions, head, data)
-        except OSError:
-            raise self._dead() from None
-        return self._next(wanted, SILENCE_S)
+            told, pixels = self._next(wanted, SILENCE_S)
+        except (OSError, EOFError):
+            self.end()
+            raise _Ended("died") from None
+        if told.get("error") == "ended":
+            raise _Ended(_BY_SIGNAL.get(told["signal"], "died"))
+        return told, pixels
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can be asked again."""
+        return self._process.poll() is None
 
     def _next(self, wanted: Callable[[], bool], within_s: float) -> tuple[dict[str, Any], bytes]:
         until = time.monotonic() + within_s
-        while not select.select([self._answers], [], [], LOOK_S)[0]:
-            if not wanted() or time.monotonic() > until:
-                self.end()
-                raise _Ended("silent" if wanted() else "abandoned")
-        try:
-            return read(self._answers)
-        except EOFError:
-            raise self._dead() from None
+        while not self._ready(LOOK_S):
+            if not wanted():
+                self._stop("abandoned")
+            if time.monotonic() > until:
+                self._stop("silent")
+        return read(self._answers)
 
-    def _dead(self) -> _Ended:
-        """Why it closed its pipes."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(1.0)
-        return _Ended("cpu" if self.end() == -signal.SIGPROF else "died")
+    def _ready(self, within_s: float) -> bool:
+        return bool(select.select([self._answers], [], [], within_s)[0])
 
-    def end(self) -> int:
-        """Ends the process at once, if it lives; its exit code."""
+    def _stop(self, reason: Kill) -> NoReturn:
+        """Ends the picture, and the process if it does not say at once that it has; one that starts goes on."""
+        if reason == "abandoned" and not self._started:
+            raise _Ended(reason)
+        if reason == "abandoned":
+            self._process.send_signal(STOP)
+            if self._ready(STOP_S):
+                read(self._answers)
+                raise _Ended(reason)
+        self.end()
+        raise _Ended(reason)
+
+    def end(self) -> None:
+        """Ends the process at once, if it lives."""
+        self._process.send_signal(STOP)  # what it has forked, first
         self._process.kill()
         for pipe in (self._questions, self._answers):
             with contextlib.suppress(OSError):  # what was not written has no reader any more
                 pipe.close()
-        return self._process.wait()
+        self._process.wait()
 
 
 class DecodeWorkers:
@@ -109,7 +131,7 @@ class DecodeWorkers:
         self._memory_bytes = max(memory_bytes, LEAST_MEMORY_BYTES)
         self._lock = threading.Lock()
         self._closed = False
-        self._free: queue.LifoQueue[_Process | None] = queue.LifoQueue()
+        self._free: queue.Queue[_Process | None] = queue.Queue()
         for _ in range(count):
             self._free.put(None)
 
@@ -140,6 +162,13 @@ class DecodeWorkers:
         image = Image.frombytes("RGB", tuple(told["size"]), pixels)
         return Picture(image, told["width"], told["height"], found, told["mode"], tuple(told["warnings"]))
 
+    def start(self) -> None:
+        """Starts all processes, so that the first costly picture does not wait for one."""
+        for _ in range(self.count):
+            with contextlib.suppress(queue.Empty, OSError):
+                process = self._free.get_nowait()
+                self._free.put(process or _Process())
+
     def close(self) -> None:
         """Ends the processes that wait; one that decodes ends with its picture."""
         self._closed = True
@@ -154,33 +183,29 @@ class DecodeWorkers:
         with self._lock:
             self.busy += 1
         try:
-            if process is None:
-                process = self._started()
+            process = process or self._started()
             yield process
-        except BaseException as error:
-            if process is not None:
-                process.end()
-            process = None
-            if isinstance(error, _Ended):
-                with self._lock:
-                    self.killed[error.reason] += 1
+        except _Ended as ended:
+            with self._lock:
+                self.killed[ended.reason] += 1
             raise
         finally:
             with self._lock:
                 self.busy -= 1
-            if self._closed and process is not None:
+            if process is not None and (self._closed or not process.alive):
                 process.end()
+                process = None
             self._free.put(process)
 
     def _started(self) -> _Process:
         try:
             return _Process()
-        except (_Ended, OSError) as error:
+        except OSError as error:
             log.error("no process to decode with", extra={"fields": {"error": str(error)}})
             raise NotReady("No process to decode large pictures starts; try again in a few seconds.") from None
 
     def _refusal(self, found: str, reason: Kill) -> RequestError:
-        log.warning("a decoding process was ended", extra={"fields": {"reason": reason, "format": found}})
+        log.warning("a picture was not decoded to its end", extra={"fields": {"reason": reason, "format": found}})
         if reason == "abandoned":
             return ClientGone("nobody waited for the picture any more")
         if reason == "died":
