@@ -9,7 +9,7 @@ import struct
 from PIL import Image, ImageChops
 from PIL.JpegImagePlugin import JpegImageFile
 
-from model.images.formats.essence import Essence, Excessive, orientation_of, refuse_parts
+from model.images.formats.essence import MAX_PARTS, Essence, Excessive, orientation_of, refuse_parts
 
 MAX_PASSES = 40_000_000
 """Most blocks over all scans, 1.5 s of a core; a progressive 50-megapixel photo in full colour has about 15 million."""
@@ -28,8 +28,9 @@ _AFTER_SCAN = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _ARITHMETIC = range(0xC9, 0xD0)
 _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
+_SIZE, _PAIR = struct.Struct(">HH"), struct.Struct("BB")
 _BARE = frozenset({0x01, *range(0xD0, 0xD8)})
-_SOI, _EOI, _SOS, _EXIF, _COMMENT = 0xD8, 0xD9, 0xDA, 0xE1, 0xFE
+_SOI, _EOI, _SOS, _EXIF = 0xD8, 0xD9, 0xDA, 0xE1
 _NEEDED_NOTES = {0xE0: b"JFIF", 0xEE: b"Adobe"}
 """APP segments that say which colours the components are."""
 
@@ -39,84 +40,112 @@ _GARBAGE = b"\x00" + bytes(range(7, 247, 3)) * 40
 
 
 class _Frame:
-    """What the frame header tells: size and blocks of each component."""
+    """What the frame header tells: the kind of coding, the size and the components."""
+
+    __slots__ = ("_body", "height", "marker", "width")
 
     def __init__(self, marker: int, body: bytes) -> None:
         self.marker = marker
-        _, self.height, self.width, count = struct.unpack_from(">BHHB", body)
-        parts = [struct.unpack_from("BB", body, 6 + 3 * part) for part in range(count)]
-        factors = [(name, max(1, sampling >> 4), max(1, sampling & 15)) for name, sampling in parts]
-        across = max((h for _, h, _ in factors), default=1)
-        down = max((v for _, _, v in factors), default=1)
-        self.unit_height = 8 * down
-        units = -(-self.width // (8 * across)) * -(-self.height // self.unit_height)
-        self.blocks: dict[int, int] = {}
+        self.height, self.width = _SIZE.unpack_from(body, 1)
+        self._body = body
+
+    def _factors(self) -> list[tuple[int, int, int]]:
+        """Name, horizontal and vertical sampling of each component."""
+        parts = [_PAIR.unpack_from(self._body, 6 + 3 * part) for part in range(self._body[5])]
+        return [(name, max(1, sampling >> 4), max(1, sampling & 15)) for name, sampling in parts]
+
+    @property
+    def unit_height(self) -> int:
+        """Rows of pixels that are coded together."""
+        return 8 * max((v for _, _, v in self._factors()), default=1)
+
+    @property
+    def blocks(self) -> dict[int, int]:
+        """Blocks of each component."""
+        factors = self._factors()
+        unit_width = 8 * max((h for _, h, _ in factors), default=1)
+        units = -(-self.width // unit_width) * -(-self.height // self.unit_height)
+        found: dict[int, int] = {}
         for name, h, v in factors:
-            self.blocks[name] = self.blocks.get(name, 0) + units * h * v
+            found[name] = found.get(name, 0) + units * h * v
+        return found
 
 
 def essence(data: bytes) -> Essence:
     """The file without side notes; raises `Excessive`, or what `DAMAGED` lists for a broken header."""
     kept, frame, exif, start, parts = _header(data)
-    passes, scans = _passes(data, start, frame, parts)
-    if passes > MAX_PASSES:
-        raise Excessive(f"{scans:,} scans over {sum(frame.blocks.values()):,} blocks")
-    per_pass = _ARITHMETIC_PASS_S if frame.marker in _ARITHMETIC else _PASS_S
-    cost = len(data) * _BYTE_S + frame.width * frame.height * _PIXEL_S + passes * per_pass + scans * _SCAN_S
-    head = b"".join(kept)
-    whole = data if len(head) == start else head + data[start:]
-    return Essence(whole, frame.width, frame.height, cost, orientation_of(exif))
+    cost = len(data) * _BYTE_S + frame.width * frame.height * _PIXEL_S
+    if frame.marker in _PROGRESSIVE or data.count(b"\xff\xda", start) > 1:
+        passes, scans = _passes(data, start, frame, parts)
+        cost += passes * (_ARITHMETIC_PASS_S if frame.marker in _ARITHMETIC else _PASS_S) + scans * _SCAN_S
+    elif frame.marker in _ARITHMETIC:
+        cost += sum(frame.blocks.values()) * _ARITHMETIC_PASS_S
+    whole = data
+    if len(kept) > 1:
+        whole = b"".join([*(data[begin:end] for begin, end in kept), data[start:]])
+    return Essence(whole, frame.width, frame.height, cost, orientation_of(exif) if exif else 1)
 
 
-def _header(data: bytes) -> tuple[list[bytes], _Frame, bytes, int, int]:
-    """Segments to keep, the frame, the EXIF block, where the first scan starts, and how many segments there were."""
-    kept, size, frame, exif, at, parts = [data[:2]], 0, None, b"", 2, 0
+def _header(data: bytes) -> tuple[list[tuple[int, int]], _Frame, bytes, int, int]:
+    """Stretches to keep, the frame, the EXIF block, where the first scan starts, and how many segments there were.
+
+    The last stretch ends where the first scan starts, so a single one means that nothing is left out.
+    """
+    kept, begin, at, parts, skipped = [], 0, 2, 0, 0
+    frame, exif = None, b""
     while True:
-        if (found := _MARKER.search(data, at)) is None:
-            raise OSError("the file ends before its first scan")
-        at, code, parts = found.start(), data[found.start() + 1], parts + 1
-        refuse_parts(parts, "segments")
-        if code in _BARE:
-            at += 2
-            continue
+        parts += 1
+        if parts > MAX_PARTS:
+            refuse_parts(parts, "segments")
+        code = data[at + 1]
+        if data[at] != 0xFF or not 0 < code < 0xFF:  # bytes that fill, or junk: libjpeg passes over them, too
+            if (found := _MARKER.search(data, at)) is None:
+                raise OSError("the file ends before its first scan")
+            kept.append((begin, at))
+            skipped += found.start() - at
+            begin = at = found.start()
+            code = data[at + 1]
         if code == _SOS:
             break
-        if code in (_SOI, _EOI):
-            raise SyntaxError("a second start or an end before the first scan")
-        end = at + 2 + _length(data, at)
+        end = at + 2 if code in _BARE else at + 2 + _length(data, at)
         if code in _FRAMES:
             if frame is not None:
                 raise SyntaxError("two frame headers")
             frame = _Frame(code, data[at + 4 : end])
-        if code == _EXIF and not exif and data.startswith(b"Exif\0\0", at + 4):
-            exif = data[at + 4 : end]
-        if code < 0xE0 or data.startswith(_NEEDED_NOTES.get(code, b"\xff\xff"), at + 4):
-            kept.append(data[at:end])
-            size += end - at
+        elif code >= 0xE0:
+            if code not in _NEEDED_NOTES or not data.startswith(_NEEDED_NOTES[code], at + 4):
+                if code == _EXIF and not exif and data.startswith(b"Exif\0\0", at + 4):
+                    exif = data[at + 4 : end]
+                kept.append((begin, at))
+                skipped += end - at
+                begin = end
+        elif code in (_SOI, _EOI):
+            raise SyntaxError("a second start or an end before the first scan")
         at = end
     if frame is None:
         raise SyntaxError("no frame header before the first scan")
-    if size > MAX_HEADER_BYTES:
-        raise Excessive(f"{size:,} bytes of tables")
+    if at - skipped > MAX_HEADER_BYTES:
+        raise Excessive(f"{at - skipped:,} bytes of tables")
+    kept.append((begin, at))
     return kept, frame, exif, at, parts
 
 
 def _length(data: bytes, at: int) -> int:
-    [length] = struct.unpack_from(">H", data, at + 2)
+    length = data[at + 2] << 8 | data[at + 3]
     if length < 2 or at + 2 + length > len(data):
         raise OSError("the file ends inside its header")
-    return int(length)
+    return length
 
 
 def _passes(data: bytes, start: int, frame: _Frame, parts: int) -> tuple[int, int]:
-    """Blocks that all scans pass over, and the number of scans; a file of a single scan costs no pass of its own."""
-    if data.count(b"\xff\xda", start) == 1 and frame.marker not in _PROGRESSIVE:
-        return 0, 1
-    passes = scans = 0
+    """Blocks that all scans pass over, and the number of scans; raises `Excessive`."""
+    passes, scans, blocks = 0, 0, frame.blocks
     for code, body in _segments_from(data, start, parts):
         if code == _SOS:
             scans += 1
-            passes += sum(frame.blocks.get(body[1 + 2 * part], 0) for part in range(min(body[0], len(body) // 2)))
+            passes += sum(blocks.get(body[1 + 2 * part], 0) for part in range(min(body[0], len(body) // 2)))
+    if passes > MAX_PASSES:
+        raise Excessive(f"{scans:,} scans over {sum(blocks.values()):,} blocks")
     return passes, scans
 
 

@@ -11,9 +11,9 @@ from PIL import Image
 from PIL.ImageFile import ImageFile
 from PIL.PngImagePlugin import PngImageFile
 
-from model.images.formats.essence import Essence, orientation_of, refuse_parts
+from model.images.formats.essence import MAX_PARTS, Essence, orientation_of, refuse_parts
 
-_HEADER = struct.Struct(">I4s")
+_HEADER, _SIZE = struct.Struct(">I4s"), struct.Struct(">IIBB")
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _BYTE_S, _SAMPLE_BYTE_S, _PIXEL_S, _CHUNK_S = 10e-9, 6e-9, 12e-9, 4e-6
 _ANCILLARY = 0x20
@@ -26,7 +26,7 @@ def essence(data: bytes) -> Essence:
 
     Side chunks are left out unread, whatever their checksums; a transparent colour with a wrong one is, too.
     """
-    width, height, depth, colour = struct.unpack_from(">IIBB", data, 16)
+    width, height, depth, colour = _SIZE.unpack_from(data, 16)
     if data[12:16] != b"IHDR":
         raise SyntaxError("the header is not the first chunk")
     kept, exif, chunks = _chunks(data)
@@ -38,7 +38,7 @@ def essence(data: bytes) -> Essence:
         whole = data
     else:
         whole = b"".join([data[:_START], *(data[start:end] for start, end in kept)])
-    return Essence(whole, width, height, cost, orientation_of(exif))
+    return Essence(whole, width, height, cost, orientation_of(exif) if exif else 1)
 
 
 def _chunks(data: bytes) -> tuple[list[tuple[int, int]], bytes, int]:
@@ -47,11 +47,10 @@ def _chunks(data: bytes) -> tuple[list[tuple[int, int]], bytes, int]:
     while at + 12 <= len(data):
         length, kind = _HEADER.unpack_from(data, at)
         end, chunks = at + 12 + length, chunks + 1
-        refuse_parts(chunks, "chunks")
+        if chunks > MAX_PARTS:
+            refuse_parts(chunks, "chunks")
         if end > len(data):
             break  # cut off: Pillow says so
-        if kind == b"IHDR" and at != _START:
-            raise SyntaxError("two headers")
         if kind[0] & _ANCILLARY:
             sound = kind in (b"tRNS", b"eXIf") and _sound(data, at, end)
             if kind == b"eXIf" and sound:
@@ -60,6 +59,8 @@ def _chunks(data: bytes) -> tuple[list[tuple[int, int]], bytes, int]:
                 if at > begin:
                     kept.append((begin, at))
                 begin = end
+        elif kind == b"IHDR" and at != _START:
+            raise SyntaxError("two headers")
         at = end
         if kind == b"IEND":
             break

@@ -129,7 +129,7 @@ def test_a_process_that_died_is_replaced() -> None:
     limits = decoding.Limits(10**8, 10**8, 10_000)
     try:
         elsewhere(workers)(small, "PNG", 448, limits)
-        workers._free.queue[0].end()
+        workers._free.queue[0]._process.kill()
         with pytest.raises(Undecodable, match="the decoder broke"):
             elsewhere(workers)(small, "PNG", 448, limits)
         assert elsewhere(workers)(small, "PNG", 448, limits).width == 8
