@@ -96,8 +96,8 @@ def decode(
     """The picture in `data`, with no more detail than a use at `keep_side` pixels on the longer side needs.
 
     Waits until the budget has the bytes that decoding takes. A costly picture raises `Costly` with `defer`, else it
-    is given to `elsewhere`, or decoded here if there is no such place. Raises `EmptyBody`, `UnsupportedFormat`, `TooLarge`,
-    `TooCostly` (both from the header, before any pixel is read) or `Undecodable`.
+    is given to `elsewhere`, or decoded here if there is no such place. Raises `EmptyBody`, `UnsupportedFormat`,
+    `TooLarge`, `TooCostly` (both from the header, before any pixel is read) or `Undecodable`.
     """
     found = _accepted_format(data)
     limits = Limits(max_pixels, min(max_pixels, max_full_pixels or max_pixels), max_side)

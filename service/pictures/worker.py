@@ -15,6 +15,7 @@ import resource
 import signal
 import struct
 import sys
+from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 from model.images.formats.essence import Essence
@@ -25,8 +26,9 @@ LENGTH = struct.Struct(">I")
 STOP = signal.SIGUSR1
 """Ends the picture that is being decoded; its answer says so."""
 
-NICENESS = 10
-"""Small pictures, the engine and the event loop go first."""
+NICENESS = 2
+"""Small pictures, the engine and the event loop go first, a little: at 10, eight busy programs on two cores kept a
+picture of one CPU second waiting for 30 (2026-11-25)."""
 
 
 def write(stream: BinaryIO, head: dict[str, Any], body: bytes) -> None:
@@ -60,7 +62,14 @@ def _answer(head: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
         return {"error": "memory"}, b""
     except Exception as error:
         return {"error": "bug", "detail": f"{type(error).__name__}: {error}"}, b""
-    told = {"width": picture.width, "height": picture.height, "mode": picture.mode, "warnings": picture.warnings}
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    told = {
+        "cpu_s": used.ru_utime + used.ru_stime,
+        "width": picture.width,
+        "height": picture.height,
+        "mode": picture.mode,
+        "warnings": picture.warnings,
+    }
     return {**told, "size": picture.image.size}, picture.image.tobytes()
 
 
@@ -129,8 +138,7 @@ def _decode(writer: int, head: dict[str, Any], data: bytes) -> NoReturn:
 
 def _bound_memory(size: int) -> None:
     """Lets the process map no more than so much on top of what it has."""
-    with open("/proc/self/statm") as file:
-        mapped = int(file.read().split()[0]) * resource.getpagesize()
+    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (mapped + size, resource.RLIM_INFINITY))
 
 

@@ -1,6 +1,7 @@
 """Processes that decode costly pictures for this one, and stop when a picture takes too long or nobody waits.
 
-What a process answers is read as JSON and raw pixels, never unpickled: it has read a stranger's file. A picture is ended
+What a process answers is read as JSON and raw pixels, never unpickled: it has read a stranger's file.
+A picture is ended
 - by the kernel once it has taken `cpu_s` of CPU time,
 - by us once nobody wants it any more, or when its process has been silent for `SILENCE_S`.
 """
@@ -131,6 +132,8 @@ class DecodeWorkers:
         self._memory_bytes = max(memory_bytes, LEAST_MEMORY_BYTES)
         self._lock = threading.Lock()
         self._closed = False
+        self.cpu_s = 0.0
+        """CPU time of the pictures that were decoded to their end."""
         self._free: queue.Queue[_Process | None] = queue.Queue()
         for _ in range(count):
             self._free.put(None)
@@ -159,6 +162,8 @@ class DecodeWorkers:
             raise self._refusal(found, ended.reason) from None
         if "error" in told:
             raise _error(found, told)
+        with self._lock:
+            self.cpu_s += told["cpu_s"]
         image = Image.frombytes("RGB", tuple(told["size"]), pixels)
         return Picture(image, told["width"], told["height"], found, told["mode"], tuple(told["warnings"]))
 

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from model.labels import CLASS_NAMES, SUPERCLASSES
-from training.errors import DataError
 from training.data.images import Classes, Images
+from training.errors import DataError
 
 HUB_NAME = "uoft-cs/cifar100"
 COLUMNS = ("img", "fine_label")

@@ -8,9 +8,9 @@ from typing import Protocol, runtime_checkable
 from model.manifest import Manifest
 from training.data import folders
 from training.data.cifar import Cifar
-from training.errors import DataError
 from training.data.folders import Folders
 from training.data.images import Classes, Images
+from training.errors import DataError
 
 DESCRIPTION = "folder with one folder of pictures per class (train/CLASS/, test/CLASS/), or with CIFAR-100 as Parquet"
 

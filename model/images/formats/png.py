@@ -41,7 +41,7 @@ def essence(data: bytes) -> Essence:
     return Essence(whole, width, height, cost, orientation_of(exif) if exif else 1)
 
 
-def _chunks(data: bytes) -> tuple[list[tuple[int, int]], bytes, int]:
+def _chunks(data: bytes) -> tuple[list[tuple[int, int]], bytes, int]:  # noqa: C901 - one fast pass
     """Stretches of chunks to keep, the EXIF block, and the number of chunks."""
     kept, begin, at, exif, chunks = [], _START, _START, b"", 0
     while at + 12 <= len(data):

@@ -51,7 +51,7 @@ def test_a_file_of_any_costly_kind_ends_within_its_time(kind: str, workers: Deco
     try:
         picture = decoding.decode(data, **LIMITS, elsewhere=elsewhere(workers))
     except (TooLarge, TooCostly, Undecodable) as error:
-        assert error.detail.startswith("expected ")
+        assert error.detail.startswith("expected ")  # noqa: PT017
     else:
         assert picture.image.mode == "RGB"
     assert own_cpu_s() - before < ALLOWED_S / 4  # what this process does, mostly under the interpreter lock

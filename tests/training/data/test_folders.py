@@ -13,19 +13,19 @@ from model.checkpoint import read_manifest
 from model.errors import BackboneError, ConfigError
 from service.app import create_app
 from service.http.body import Upload
+from service.pictures.jobs import decode_upload
 from service.runtime.loading import load_model
 from service.settings import Settings
-from service.pictures.jobs import decode_upload
 from tests.support.live import serving
 from tests.training import folders as pictures
 from training import ablation, cli, evaluate, parity, release, train
-from training.data import dataset, folders, memory
-from training.dynamicvit import command
-from training.run import task
 from training.config import TrainConfig
+from training.data import dataset, folders, memory
 from training.data.dataset import is_own
-from training.errors import DataError, WeightsError
 from training.data.folders import Folders
+from training.dynamicvit import command
+from training.errors import DataError, WeightsError
+from training.run import task
 
 MODELS = {
     name: f"--image_size 32 --native_size 48 --threads 1 --device cpu --backbone {name} "
