@@ -205,8 +205,8 @@ class BatcherCollector(Collector):
     def _decoders(self) -> Iterator[Metric]:
         """Processes that decode costly pictures, and how long pictures wait for a thread or for one of them."""
         workers = self._service.workers
-        yield _gauge("freqmerge_decode_workers", "Most processes that decode costly pictures", workers.count)
-        yield _gauge("freqmerge_decode_workers_busy", "Of them, those that decode one now", workers.busy)
+        yield _gauge("freqmerge_costly_limit_images", "Most processes that decode costly pictures", workers.count)
+        yield _gauge("freqmerge_costly_images", "Of them, those that decode one now", workers.busy)
         yield _gauge(
             "freqmerge_decode_wait_seconds",
             "How long a picture has waited to be decoded, the longest of those that wait",
