@@ -114,7 +114,7 @@ def decode(
     if costly and defer:
         raise Costly
     if costly and elsewhere is not None:
-        with budget.hold(_costly_bytes(essence, found)) if budget else nullcontext():
+        with budget.hold_patiently(_costly_bytes(essence, found)) if budget else nullcontext():
             return elsewhere(essence, found, keep_side, limits)
     return decode_essence(essence, found, keep_side, limits, budget)
 
