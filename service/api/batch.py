@@ -84,6 +84,7 @@ def _classified(
         image_id=image_id,
         heatmap_url=heatmap_url(image_id, ROOT),
         predictions=predictions(service, recognised, top_k),
+        warnings=list(recognised.warnings),
         problem=None,
     )
 
@@ -92,5 +93,10 @@ def _refused(service: Service, request: Request, file: forms.Part, error: Reques
     service.metrics.rejected(error.reason)
     document = problem(error, public_path(request.scope), exchange_of(request).request_id)
     return BatchResult(
-        filename=file.filename, image_id=None, heatmap_url=None, predictions=None, problem=Problem(**document)
+        filename=file.filename,
+        image_id=None,
+        heatmap_url=None,
+        predictions=None,
+        warnings=None,
+        problem=Problem(**document),
     )

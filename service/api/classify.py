@@ -38,6 +38,7 @@ def classify_router(service: Service) -> APIRouter:
                 image_id=image_id,
                 heatmap_url=heatmap_url(image_id),
                 predictions=predictions(service, recognised, query.top_k),
+                warnings=list(recognised.warnings),
                 model=model_name(recognised.model),
                 timings_ms=stages.milliseconds(),
             )

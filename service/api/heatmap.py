@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Query
@@ -20,6 +21,7 @@ from service.http.disconnect import CancelledWhenGone
 from service.http.exchange import exchange_of
 from service.http.faults import Fault, bad_parameter
 from service.pictures import jobs
+from service.pictures.decoding import Costly
 from service.runtime.loading import ServedModel
 from service.runtime.service import Service
 from service.store.image_store import StoredImage
@@ -84,14 +86,21 @@ async def _draw(service: Service, request: Request, stored: StoredImage, drawing
         raise QueueFull(f"expected fewer than {settings.max_queue_size} pictures in work, found that many; try later")
     grid = service.loaded().grid
     timeout_s = Deadline.of(request, settings).timeout_s
+    job = partial(jobs.draw, stored, grid, drawing, settings, service.budget)
+    wanted = True
     try:
         async with CancelledWhenGone(request), asyncio.timeout(timeout_s):
             with exchange_of(request).stages.measure("draw"):
-                return await service.pool.run(jobs.draw, stored, grid, drawing, settings, service.budget)
+                try:
+                    return await service.pool.run(job, defer=True)
+                except Costly:
+                    return await service.costly_pool.run(job, **jobs.by(service.workers, lambda: wanted))
     except TimeoutError:
         raise DeadlineExceeded(
             f"expected a drawing within {timeout_s:g} s, found none; the service is busy, try again later"
         ) from None
+    finally:
+        wanted = False
 
 
 def _check_size(service: Service, size: int) -> None:

@@ -25,7 +25,7 @@ DESCRIPTION = (
 )
 
 _BINARY = {"type": "string", "format": "binary"}
-_FORMATS = ("image/jpeg", "image/png", "image/webp", "image/gif", "application/octet-stream")
+_FORMATS = ("image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "image/avif", "application/octet-stream")
 
 
 def _form(file: dict[str, Any]) -> dict[str, Any]:
@@ -36,8 +36,8 @@ def _form(file: dict[str, Any]) -> dict[str, Any]:
 PICTURE_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": "One picture: JPEG, PNG, WebP or GIF (first frame), as the body itself or as the form "
-        "field `file`. Its first bytes decide what it is, not the declared type.",
+        "description": "One picture: JPEG, PNG, WebP, GIF (first frame), BMP or AVIF, as the body itself or as the "
+        "form field `file`. Its first bytes decide what it is, not the declared type.",
         "content": _form(_BINARY) | {name: {"schema": _BINARY} for name in _FORMATS},
     }
 }
@@ -56,6 +56,7 @@ UPLOAD_PROBLEMS = (
     errors.UnsupportedFormat,
     errors.TooLarge,
     errors.Undecodable,
+    errors.TooCostly,
     errors.BadForm,
     errors.SlowBody,
     errors.BadParameter,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from service.http.deadline import Deadline
 from service.http.disconnect import WhenGone
 from service.http.exchange import exchange_of
 from service.pictures import jobs
+from service.pictures.decoding import Costly
 from service.runtime.loading import ServedModel
 from service.runtime.service import Service
 from service.store.image_store import StoredImage, stored_image
@@ -35,6 +37,8 @@ class Recognised(NamedTuple):
     data: bytes
     answer: Answer
     model: ServedModel
+    warnings: tuple[str, ...] = ()
+    """What is wrong with the file although it was decoded."""
 
     def stored(self) -> StoredImage:
         """What is needed to draw its heatmap."""
@@ -67,7 +71,7 @@ async def recognise_many(
     model = service.loaded()
     places = service.batcher.reserve(len(uploads), deadline.timeout_s, accepted=True)
     count = decoding_threads(len(uploads), sum(len(upload.data) for upload in uploads), service.settings.decode_threads)
-    files: dict[int, bytes] = {}
+    files: dict[int, jobs.Decoded] = {}
     pictures = list(zip(range(len(uploads)), places.slots, uploads, strict=True))
     decodings = [_Decoding(service, model, pictures[first::count], files) for first in range(count)]
     with places:
@@ -78,7 +82,10 @@ async def recognise_many(
         "decode", max(decoding.ended for decoding in decodings) - min(decoding.began for decoding in decodings)
     )
     _note_stages(request, ends)
-    return [Recognised(files[index], end, model) if isinstance(end, Answer) else end for index, end in enumerate(ends)]
+    return [
+        Recognised(files[index].data, end, model, files[index].warnings) if isinstance(end, Answer) else end
+        for index, end in enumerate(ends)
+    ]
 
 
 async def run_pixels(
@@ -104,8 +111,8 @@ def decoding_threads(pictures: int, total_bytes: int, threads: int) -> int:
 class _Decoding:
     """A job for a worker thread: decodes pictures and hands their pixels straight to the batcher.
 
-    Those that take no time to decode are handed over together: one by one they would run in small batches. `files`
-    receives the bytes of each picture itself, taken out of its form, under the number that `pictures` gives it.
+    Those that take no time to decode are handed over together: one by one they would run in small batches. Costly ones
+    are left to processes of their own. `files` receives each decoded picture under the number that `pictures` gives it.
     """
 
     def __init__(
@@ -113,13 +120,12 @@ class _Decoding:
         service: Service,
         model: ServedModel,
         pictures: Sequence[tuple[int, Slot, Upload]],
-        files: dict[int, bytes],
+        files: dict[int, jobs.Decoded],
     ) -> None:
         self.began = self.ended = time.perf_counter()
         self._pictures = pictures
         self._files = files
-        self._settings = service.settings
-        self._budget = service.budget
+        self._service = service
         self._batcher = service.batcher
         self._native_size = model.native_size
 
@@ -131,18 +137,39 @@ class _Decoding:
             if not slot.wanted:
                 continue
             try:
-                data, pixels = jobs.decode_upload(upload, self._settings, self._native_size, self._budget)
+                pixels = self._decode(index, upload, defer=True)
+            except Costly:
+                self._service.costly_pool.submit(partial(self._decode_elsewhere, index, slot, upload))
+                continue
             except Exception as error:
                 self.ended = time.perf_counter()
                 self._batcher.fail(slot, error)
                 continue
             self.ended = time.perf_counter()
-            self._files[index] = data
             waiting.append((slot, pixels))
             if self.ended - handed >= HAND_OVER_S:
                 _hand_over(self._batcher, waiting)
                 handed = self.ended
         _hand_over(self._batcher, waiting)
+
+    def _decode_elsewhere(self, index: int, slot: Slot, upload: Upload) -> None:
+        """The same for one costly picture, on a thread that may wait for a process."""
+        if not slot.wanted:
+            return
+        try:
+            pixels = self._decode(index, upload, **jobs.by(self._service.workers, lambda: slot.wanted))
+        except Exception as error:
+            self.ended = time.perf_counter()
+            self._batcher.fail(slot, error)
+        else:
+            self.ended = time.perf_counter()
+            self._batcher.put(slot, pixels)
+
+    def _decode(self, index: int, upload: Upload, **costly: Any) -> NDArray[np.uint8]:
+        service = self._service
+        decoded = jobs.decode_upload(upload, service.settings, self._native_size, service.budget, **costly)
+        self._files[index] = decoded
+        return decoded.pixels
 
 
 def _hand_over(batcher: Batcher, decoded: list[tuple[Slot, NDArray[np.uint8]]]) -> None:

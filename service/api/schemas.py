@@ -59,6 +59,7 @@ class Classification(Body):
         description="relative reference to the heatmap, to be resolved against the URL of this request"
     )
     predictions: list[Prediction] = Field(description="most probable first, `top_k` of them")
+    warnings: list[str] = Field(description="what is wrong with the file although it was classified; mostly empty")
     model: ModelName
     timings_ms: dict[str, float] = Field(description="milliseconds per stage: read, decode, queue, copy, engine")
 
@@ -72,6 +73,7 @@ class BatchResult(Body):
         description="relative reference to the heatmap, to be resolved against the URL of this request"
     )
     predictions: list[Prediction] | None = Field(description="most probable first, `top_k` of them")
+    warnings: list[str] | None = Field(description="as in Classification; null with a problem")
     problem: Problem | None = Field(description="why this file has no predictions; its `status` is its own")
 
 
@@ -133,7 +135,8 @@ class LimitsCard(Body):
 
     formats: list[str] = Field(description="accepted picture formats")
     max_upload_bytes: int
-    max_pixels: int
+    max_pixels: int = Field(description="of a JPEG")
+    max_full_pixels: int = Field(description="of a picture in any other format")
     max_side: int = Field(description="pixels")
     max_batch_files: int = Field(description="pictures of one request to /classify/batch or the inference protocol")
     max_batch_upload_bytes: int = Field(description="bytes of such a request as a whole")

@@ -13,7 +13,8 @@ from service.http.exchange import exchange_of
 from service.pictures.budget import BodyBudget
 from service.settings import FORM_OVERHEAD_BYTES
 
-_RAW_TYPES = ("image/", "application/octet-stream")
+_RAW_TYPES = ("image/", "application/octet-stream", "binary/octet-stream")
+"""The last is what object stores give to files of no declared type."""
 _UNDECLARED = ("", "application/x-www-form-urlencoded")
 """No type at all, or what curl's --data-binary declares if nobody tells it otherwise."""
 

@@ -25,6 +25,8 @@ from prometheus_client.registry import Collector
 from service.batching.batcher import Batcher, Outcome
 from service.errors import documented
 from service.observe.timing import STAGES
+from service.pictures.kills import KILLS
+from service.pictures.workers import DecodeWorkers
 from service.store.image_store import ImageStore
 
 REQUEST_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
@@ -100,15 +102,27 @@ class Metrics:
         batcher: Batcher,
         store: ImageStore,
         *,
+        workers: DecodeWorkers,
+        decode_wait_s: Callable[[], float],
         decoding_bytes: Callable[[], float],
         body_bytes: Callable[[], float],
         ready: Callable[[], float],
         device: Callable[[], str | None],
     ) -> None:
         """Reads all this at every scrape; `device` is that of an engine in this process, None if there is none."""
-        for collector in (BatcherCollector(batcher), StoreCollector(store), GpuCollector(device)):
+        for collector in (
+            BatcherCollector(batcher),
+            StoreCollector(store),
+            DecoderCollector(workers),
+            GpuCollector(device),
+        ):
             self.registry.register(collector)
         for name, text, value in (
+            (
+                "freqmerge_decode_wait_seconds",
+                "How long a picture has waited to be decoded, the longest of those that wait",
+                decode_wait_s,
+            ),
             ("freqmerge_decoding_bytes", "Memory that pictures being decoded hold", decoding_bytes),
             ("freqmerge_body_bytes", "Memory that request bodies hold", body_bytes),
             ("freqmerge_ready", "1 while the service is ready, else 0", ready),
@@ -182,6 +196,25 @@ class BatcherCollector(Collector):
             "Time that the engine thread spent on batches",
             value=batcher.busy_s,
         )
+
+
+class DecoderCollector(Collector):
+    """Processes that decode costly pictures, read when asked."""
+
+    def __init__(self, workers: DecodeWorkers) -> None:
+        self._workers = workers
+
+    def collect(self) -> Iterator[Metric]:
+        """The families."""
+        workers = self._workers
+        yield _gauge("freqmerge_costly_limit_images", "Most processes that decode costly pictures", workers.count)
+        yield _gauge("freqmerge_costly_images", "Of them, those that decode one now", workers.busy)
+        killed = CounterMetricFamily(
+            "freqmerge_decodes_killed", "Pictures on which a decoding process ended, by why", labels=["reason"]
+        )
+        for reason in KILLS:
+            killed.add_metric([reason], workers.killed[reason])
+        yield killed
 
 
 class StoreCollector(Collector):

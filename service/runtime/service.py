@@ -17,6 +17,7 @@ from service.batching.waiting import Limits
 from service.errors import NotReady, RequestError, StartupError
 from service.observe.metrics import Metrics
 from service.pictures.budget import BodyBudget, ByteBudget
+from service.pictures.workers import DecodeWorkers
 from service.runtime import card, readiness
 from service.runtime.engine_thread import EngineThread
 from service.runtime.loading import ModelLoader, ServedModel
@@ -40,6 +41,8 @@ class Service:
         self.batcher = Batcher(limits, on_batch=self.metrics.batch)
         self.engine = EngineThread(partial(load, settings), self.batcher, self._became_warm)
         self.pool = WorkerPool(settings.decode_threads)
+        self.costly_pool = WorkerPool(settings.decode_workers, "freqmerge-costly")
+        self.workers = DecodeWorkers(settings.decode_workers, settings.decode_cpu_s, 2 * settings.max_decoding_bytes)
         self.budget = ByteBudget(settings.max_decoding_bytes)
         self.bodies = BodyBudget(settings.max_body_bytes)
         self.store = open_store(settings, self.metrics.store_failed)
@@ -53,6 +56,8 @@ class Service:
         self.metrics.watch(
             self.batcher,
             self.store,
+            workers=self.workers,
+            decode_wait_s=lambda: self.decode_wait_s,
             decoding_bytes=lambda: self.budget.held,
             body_bytes=lambda: self.bodies.held,
             ready=lambda: self.ready,
@@ -88,6 +93,8 @@ class Service:
         self.batcher.stop()
         await self.engine.join(grace_s)
         self.pool.close()
+        self.costly_pool.close()
+        self.workers.close()
         for task in (self._ticker, self._probing):
             if task is not None:
                 task.cancel()
@@ -133,8 +140,15 @@ class Service:
                 failing=batcher.failing,
                 running_s=batcher.running_s,
                 stall_after_s=self.settings.stall_after_s,
+                decode_wait_s=self.decode_wait_s,
+                decode_stall_after_s=self.settings.decode_stall_after_s,
             )
         )
+
+    @property
+    def decode_wait_s(self) -> float:
+        """How long a picture has waited for a thread or a process that decodes, the longest of all; 0 if none waits."""
+        return max(self.pool.waited_s, self.costly_pool.waited_s)
 
     def _own_device(self) -> str | None:
         """The device of an engine in this process."""

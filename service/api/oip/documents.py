@@ -39,6 +39,7 @@ INFERENCE: Responses = {
         errors.UnsupportedFormat,
         errors.EmptyBody,
         errors.Undecodable,
+        errors.TooCostly,
         errors.BadParameter,
         errors.QueueFull,
         errors.EngineFailed,
