@@ -9,7 +9,6 @@ from contextlib import contextmanager
 
 from service.errors import QueueFull
 
-
 PATIENT_SHARE = 0.75
 """Most of a budget that jobs which take long may hold of it, each."""
 
@@ -46,7 +45,7 @@ class ByteBudget:
 
     @contextmanager
     def hold_patiently(self, size: int) -> Iterator[None]:
-        """As `hold`, but nobody waits behind this job: it waits until the line is empty, and leaves a share for others.
+        """As `hold`, but nobody waits behind this job: it waits for an empty line, and leaves a share for others.
 
         For jobs that take long, so that short ones keep their pace: a job counts as `PATIENT_SHARE` of the limit at most.
         """
