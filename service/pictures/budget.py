@@ -45,9 +45,9 @@ class ByteBudget:
 
     @contextmanager
     def hold_patiently(self, size: int) -> Iterator[None]:
-        """As `hold`, but nobody waits behind this job: it waits until the line is empty, and leaves a share for others.
+        """As `hold`, but nobody waits behind this job: it waits for an empty line, and leaves a share for others.
 
-        For jobs that take long, so that short ones keep their pace: a job counts as `PATIENT_SHARE` of the limit at most.
+        For jobs that take long, so that short ones keep their pace: a job counts as `PATIENT_SHARE` of it at most.
         """
         size = min(size, int(self.limit * PATIENT_SHARE))
         with self._changed:
