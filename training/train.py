@@ -121,8 +121,11 @@ class Run:
         with self._autocast():
             loss, logits = self.shared(pixels, targets)
         decided = targets if targets.ndim == 1 else targets.argmax(dim=1)
-        value = self._count(loss.item(), int((logits.argmax(dim=1) == decided).sum()), len(pixels))
+        hits = (logits.argmax(dim=1) == decided).sum()
         self._update(loss)
+        # the only wait for the device in a step, once all of it is on its way
+        mean, correct = torch.stack([loss.detach().double(), hits.double()]).tolist()
+        value = self._count(mean, round(correct), len(pixels))
         if self.ema is not None:
             self.ema.update(self.model, step=number)
         return value
@@ -343,7 +346,8 @@ def _amp_type(config: TrainConfig, device: torch.device) -> torch.dtype | None:
     if not config.amp or device.type != "cuda":
         return None
     if config.amp_type == "auto":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        with torch.cuda.device(device):  # torch asks the current device, and counts slow emulation unless told not to
+            return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     return torch.bfloat16 if config.amp_type == "bfloat16" else torch.float16
 
 
