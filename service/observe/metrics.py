@@ -6,6 +6,7 @@ disagree. Children of the rest are bound once: looking up a label costs more tha
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from service.pictures.budget import BodyBudget, ByteBudget
     from service.runtime.loading import ServedModel
     from service.store.images import ImageStore
+
+log = logging.getLogger(__name__)
 
 REQUEST_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 STAGE_BUCKETS = tuple(50e-6 * 2**step for step in range(18))
@@ -204,7 +207,7 @@ class BatcherCollector(Collector):
         yield size
 
     def _gpu_memory(self) -> Metric:
-        """The device's memory, without a sample where the model does not run on CUDA."""
+        """The device's memory, without a sample where the model does not run on CUDA, or CUDA is broken."""
         family = GaugeMetricFamily(
             "freqmerge_gpu_memory_bytes", "Memory of the model's GPU, whoever uses it", labels=["state"]
         )
@@ -212,7 +215,11 @@ class BatcherCollector(Collector):
         if model is not None and model.engine.device.startswith("cuda") and not model.elsewhere:
             import torch  # loaded long since by the engine; without one the metrics do without it
 
-            free, total = torch.cuda.mem_get_info(model.engine.device)
+            try:
+                free, total = torch.cuda.mem_get_info(model.engine.device)
+            except Exception as error:  # a broken GPU: the other metrics, and so the alerts, must still be told
+                log.warning("the memory of %s cannot be read: %s", model.engine.device, error)
+                return family
             family.add_metric(["used"], total - free)
             family.add_metric(["free"], free)
         return family
