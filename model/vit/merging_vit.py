@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +16,7 @@ from model.merging.frequency import low_pass_basis, rank, score_values
 from model.merging.merge import assignment_matrix, follow, merge_rotary, unmerge
 from model.merging.schedule import token_schedule
 from model.merging.strategies import STRATEGIES, First, Strategy, View
+from model.precision import in_full
 from model.vit import backbone
 from model.vit.attention import Reading
 from model.vit.families import Rotary, check_block, family_of
@@ -130,7 +130,7 @@ class Merging(nn.Module):
                 stream = stream._replace(tokens=x)
                 continue
             view, stream = self._attend(layer, images, stream, bias, first)
-            with _in_full(x.device.type):
+            with in_full(x.device.type):  # scores, similarities and indices
                 first, stream = self._reduce(view, stream, self.schedule[layer])
             if trace:
                 score = first.score if self.config.rescore == "pool" else view.patch_score()
@@ -164,7 +164,7 @@ class Merging(nn.Module):
             Reading(self.family.has_class_token(self.vit), self.strategy.needs_attention),
         )
         if first is None:
-            with _in_full(x.device.type):
+            with in_full(x.device.type):  # scores, similarities and indices
                 mean = x[:, prefix:].float().mean(dim=2)
                 first = First(mean, score_values(mean, self.basis))
         view = View(
@@ -257,12 +257,6 @@ class FreqMergeViT(Merging):
     def forward(self, images: Float[Tensor, "batch 3 height width"], trace: bool = False) -> FreqMergeOutput:
         """Logits, frequency score and source map of normalised images; with `trace`, of every merging block."""
         return self.explain(images, trace)
-
-
-def _in_full(device: str) -> AbstractContextManager[Any]:
-    """Scores, similarities and token indices keep their float32 where autocast would round their products."""
-    # entered only inside autocast: an exported or compiled graph of a whole model is to stay free of such regions
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def build(

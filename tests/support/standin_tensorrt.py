@@ -1,8 +1,8 @@
 """A stand-in for tensorrt and torch_tensorrt: the same calls, which run the exported graph on the CPU.
 
-It has what `model.engines.tensorrt_engine` uses and no more; tests/model/engines/test_tensorrt_calls.py holds its methods
-against those of the wheels. It is as strict as TensorRT: shapes outside a context's profile, addresses that are not set
-and profiles that are not there are refused with False, and an engine of another version is not deserialised.
+It has what `model.engines.tensorrt_engine` uses and no more; tests/model/engines/test_tensorrt_calls.py holds its
+methods against those of the wheels. It is as strict as TensorRT: shapes outside a context's profile, addresses that are
+not set and profiles that are not there are refused with False, and an engine of another version is not deserialised.
 """
 
 from __future__ import annotations

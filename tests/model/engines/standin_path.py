@@ -1,7 +1,7 @@
 """Run as a program, for its shape checks cannot be traced: the whole way of the `tensorrt` engine on the stand-in.
 
-Arguments: a checkpoint, and the folder where engines are kept. Prints what became of it as JSON lines; leaves the engine
-in the folder, and the exported graph beside it for tests that must not trace.
+Arguments: a checkpoint, and the folder where engines are kept. Prints what became of it as JSON lines; leaves the
+engine in the folder, and the exported graph beside it for tests that must not trace.
 """
 
 import json

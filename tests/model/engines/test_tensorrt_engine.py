@@ -92,8 +92,10 @@ def test_every_profile_is_warmed_at_both_ends(way):
 
 
 def test_profiles_follow_the_largest_batch_without_gaps():
-    ranges = {most: [(one.smallest, one.best, one.largest) for one in tensorrt_engine.profiles(most)] for most in
-              (1, 2, 8, 32)}
+    ranges = {
+        most: [(one.smallest, one.best, one.largest) for one in tensorrt_engine.profiles(most)]
+        for most in (1, 2, 8, 32)
+    }
     assert ranges == {
         1: [(1, 1, 1), (2, 2, 2)],
         2: [(1, 1, 1), (2, 2, 2)],
