@@ -1,14 +1,16 @@
 """What TF32 would do on a GPU, simulated: why the engines switch it off."""
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from model import load_checkpoint
-from model.engines import agreement
 from model.engines.classifier import classifier_of
 from model.manifest import default_checkpoint_path
 from model.merging.merge import follow
+from tests.support.paths import ROOT
 
 aten = torch.ops.aten
 PRODUCTS = {aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default, aten.convolution.default}
@@ -31,20 +33,31 @@ class TF32(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+def crops(side):
+    """Sixteen parts of each sample picture."""
+    found = []
+    for path in sorted((ROOT / "service/samples").glob("*.jpg")):
+        with Image.open(path) as picture:
+            small = np.asarray(picture.convert("RGB").resize((4 * side, 4 * side)))
+        found.append(small.reshape(4, side, 4, side, 3).transpose(0, 2, 4, 1, 3).reshape(16, 3, side, side))
+    return np.concatenate(found)
+
+
 def source_maps(simulated):
     classifier = classifier_of(load_checkpoint(default_checkpoint_path()))
-    images = torch.from_numpy(agreement.pictures(classifier.input_stage.native_size))
-    with torch.inference_mode():
+    images = torch.from_numpy(crops(classifier.input_stage.native_size))
+    with torch.no_grad():  # in inference mode products arrive whole, as linear and matmul
         if not simulated:
             return classifier(images).source_maps
         with TF32():
             return classifier(images).source_maps
 
 
-def test_tf32_turns_merges_of_a_float32_model():
+def test_tf32_turns_merges_of_a_float32_model_in_some_pictures():
     exact, rounded = source_maps(False), source_maps(True)
-    turned = float((exact != rounded).float().mean())
-    assert 0 < turned < 0.2
+    turned = (exact != rounded).flatten(1).any(dim=1)
+    assert len(turned) == 80
+    assert 4 <= int(turned.sum()) <= 40  # 21 where this was written
 
 
 @pytest.mark.parametrize(("tokens", "kept"), [(2048, True), (4096, False)])
