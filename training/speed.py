@@ -38,7 +38,7 @@ class StepConfig(records.RecordConfig):
 
 def combinations(device: torch.device) -> list[Arithmetic]:
     """What this device can train in; bfloat16 only where the hardware has it."""
-    has_bf16 = torch.cuda.is_bf16_supported() if device.type == "cuda" else arithmetic.has_bf16()
+    has_bf16 = arithmetic.cuda_has_bf16(device) if device.type == "cuda" else arithmetic.has_bf16()
     kinds: list[torch.dtype | None] = [None, torch.bfloat16] if has_bf16 else [None]
     return [Arithmetic(kind, fused) for kind in kinds for fused in (True, False)]
 

@@ -122,8 +122,11 @@ class Run:
         with self._autocast():
             loss, logits = self.shared(pixels, targets)
         decided = targets if targets.ndim == 1 else targets.argmax(dim=1)
-        value = self._count(loss.item(), int((logits.argmax(dim=1) == decided).sum()), len(pixels))
+        hits = (logits.argmax(dim=1) == decided).sum()
         self._update(loss)
+        # the only wait for the device in a step, once all of it is on its way
+        mean, correct = torch.stack([loss.detach().double(), hits.double()]).tolist()
+        value = self._count(mean, round(correct), len(pixels))
         if self.ema is not None:
             self.ema.update(self.model, step=number)
         return value

@@ -6,6 +6,7 @@ disagree. Children of the rest are bound once: looking up a label costs more tha
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 
 from prometheus_client import (
@@ -28,6 +29,8 @@ from service.observe.timing import STAGES
 from service.pictures.kills import KILLS
 from service.pictures.workers import DecodeWorkers
 from service.store.image_store import ImageStore
+
+log = logging.getLogger(__name__)
 
 REQUEST_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 STAGE_BUCKETS = tuple(50e-6 * 2**step for step in range(18))
@@ -235,7 +238,7 @@ class StoreCollector(Collector):
 
 
 class GpuCollector(Collector):
-    """The device's memory, read when asked; without a sample where the model does not run on CUDA here."""
+    """The device's memory, read when asked; without a sample where no model runs on CUDA here, or CUDA is broken."""
 
     def __init__(self, device: Callable[[], str | None]) -> None:
         self._device = device
@@ -249,7 +252,12 @@ class GpuCollector(Collector):
         if device is not None and device.startswith("cuda"):
             import torch  # loaded long since by the engine; without one the metrics do without it
 
-            free, total = torch.cuda.mem_get_info(device)
+            try:
+                free, total = torch.cuda.mem_get_info(device)
+            except Exception as error:  # a broken GPU: the other metrics, and so the alerts, must still be told
+                log.warning("the memory of %s cannot be read: %s", device, error)
+                yield family
+                return
             family.add_metric(["used"], total - free)
             family.add_metric(["free"], free)
         yield family

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from prometheus_client.registry import Collector
 
+from model.errors import EngineError
 from service.batching.batcher import Batcher
 from service.batching.waiting import Limits
 from service.errors import NotReady, RequestError, StartupError
@@ -29,6 +30,9 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.5
 """Between two looks at the event loop's lag and at the age of stored images."""
+
+STALL_ENDS_AFTER_S = 120.0
+"""How long a stall may last, once the service is not ready for it, before its process is to be started anew."""
 
 
 class Service:
@@ -174,12 +178,31 @@ class Service:
             await asyncio.sleep(TICK_S)
             self.metrics.loop_lag(max(0.0, loop.time() - due))
             self.store.expire()
+            self._end_lasting_stall()
+
+    def _end_lasting_stall(self) -> None:
+        age_s = self.batcher.running_s
+        if self.engine.failure is None and age_s > self.settings.stall_after_s + STALL_ENDS_AFTER_S:
+            self.engine.give_up(StartupError(f"the engine hangs: one batch has been running for {age_s:.0f} s"))
 
     def _probe(self) -> None:
         if self._probing is None or self._probing.done():
             self._probing = asyncio.create_task(self._run_blank())
 
+    def _check_device(self, served: ServedModel) -> None:
+        """Ends the service where the GPU itself is broken: after a CUDA error that sticks only a new process helps."""
+        if served.elsewhere or not served.engine.device.startswith("cuda"):
+            return
+        from model.engines import device  # needs torch, which the engine has loaded long since
+
+        try:
+            device.probe(device.pick_device(served.engine.device))
+        except EngineError as error:
+            log.critical("%s", error)
+            self.engine.give_up(StartupError(str(error)))
+
     async def _run_blank(self) -> None:
+        await asyncio.to_thread(self._check_device, self.loaded())
         side = self.loaded().native_size
         with contextlib.suppress(RequestError), self.batcher.reserve(1, self.settings.request_timeout_s) as places:
             self.batcher.put(places.slots[0], np.zeros((3, side, side), np.uint8))
