@@ -46,7 +46,7 @@ def has_bf16() -> bool:
 def cuda_has_bf16(device: torch.device) -> bool:
     """Whether this GPU computes in bfloat16 by itself."""
     with torch.cuda.device(device):  # torch asks the current device, and counts slow emulation unless told not to
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def chosen(config: TrainConfig, device: torch.device) -> Arithmetic:
