@@ -22,14 +22,14 @@ from tqdm import tqdm
 
 from model import ModelConfig, files
 from model.engines.device import pick_device
-from training import cli, plots
+from training import cli, distributed, plots
 from training.config import FREE, TrainConfig
 from training.data.augment import Augmentation, seed_everything
 from training.data.images import Images, split_off
+from training.data.loader import Loader
 from training.errors import DivergedError
-from training.loader import Loader
 from training.measure.scores import score
-from training.run import arithmetic, distributed, identity, outputs, progress, state, task
+from training.run import arithmetic, identity, outputs, progress, state, task
 from training.run.task import Task
 
 RANK_SEED = 1_000_000_007

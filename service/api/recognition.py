@@ -14,6 +14,7 @@ from starlette.requests import Request
 from service.batching.batcher import Batcher, Reservation
 from service.batching.waiting import Answer, Slot
 from service.errors import ClientGone, RequestError
+from service.http import forms
 from service.http.body import Upload, read_upload
 from service.http.deadline import Deadline
 from service.http.disconnect import WhenGone
@@ -167,7 +168,8 @@ class _Decoding:
 
     def _decode(self, index: int, upload: Upload, **costly: Any) -> NDArray[np.uint8]:
         service = self._service
-        decoded = jobs.decode_upload(upload, service.settings, self._native_size, service.budget, **costly)
+        data = forms.picture_file(upload, service.settings.max_upload_bytes)
+        decoded = jobs.decode_file(data, service.settings, self._native_size, service.budget, **costly)
         self._files[index] = decoded
         return decoded.pixels
 

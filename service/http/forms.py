@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 from service.errors import BadForm
+from service.http.body import Upload, too_large
 from service.http.faults import MAX_FAULTS, bad_parameter, unknown
 
 FIELD = "file"
@@ -27,6 +28,14 @@ class Part(NamedTuple):
     field: str
     filename: str | None
     data: bytes
+
+
+def picture_file(upload: Upload, max_bytes: int) -> bytes:
+    """The file of a request that holds one picture, its body or the one in its form; raises `TooLarge` as well."""
+    data = upload.data if upload.boundary is None else single_file(upload.data, upload.boundary)
+    if len(data) > max_bytes:
+        raise too_large(max_bytes, f"{len(data):,}")
+    return data
 
 
 def single_file(body: bytes, boundary: bytes) -> bytes:

@@ -10,8 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.images.pictures import network_side
-from service.http import forms
-from service.http.body import Upload, too_large
 from service.pictures.budget import ByteBudget
 from service.pictures.colormaps import Colormap
 from service.pictures.decoding import decode, network_input
@@ -22,7 +20,7 @@ from service.store.image_store import StoredImage
 
 
 class Decoded(NamedTuple):
-    """An uploaded file, taken out of its form, and uint8 [3, native, native] of it."""
+    """A picture file, and uint8 [3, native, native] of it."""
 
     data: bytes
     pixels: NDArray[np.uint8]
@@ -41,13 +39,10 @@ class Drawing(NamedTuple):
     """Position, among the merging blocks, of the one whose tokens are drawn."""
 
 
-def decode_upload(
-    upload: Upload, settings: Settings, native_size: int, budget: ByteBudget | None = None, **costly: Any
+def decode_file(
+    data: bytes, settings: Settings, native_size: int, budget: ByteBudget | None = None, **costly: Any
 ) -> Decoded:
-    """What the engine needs of an upload; raises the `UploadError`s. `costly` is as for `decoding.decode`."""
-    data = upload.data if upload.boundary is None else forms.single_file(upload.data, upload.boundary)
-    if len(data) > settings.max_upload_bytes:
-        raise too_large(settings.max_upload_bytes, f"{len(data):,}")
+    """What the engine needs of a picture file; raises and takes `costly` as `decoding.decode` does."""
     picture = decode(data, **_limits(settings), keep_side=network_side(native_size), budget=budget, **costly)
     return Decoded(data, network_input(picture, native_size), picture.warnings)
 

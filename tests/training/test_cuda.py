@@ -6,9 +6,9 @@ from torch.overrides import TorchFunctionMode
 from model.images.input_stage import InputStage
 from model.images.prepare import Preprocess
 from tests.support.fake_cuda import fake_cuda
-from training import train
+from training import distributed, train
 from training.config import TrainConfig
-from training.run import arithmetic, distributed, task
+from training.run import arithmetic, task
 
 WAITS = ("item", "tolist", "cpu", "numpy", "__int__", "__float__", "__bool__")
 

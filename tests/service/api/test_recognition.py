@@ -139,7 +139,7 @@ async def test_a_bug_in_decoding_is_a_bug_and_not_a_refusal_of_the_picture(
     def broken(*args: object) -> None:
         raise LookupError("a bug")
 
-    monkeypatch.setattr(jobs, "decode_upload", broken)
+    monkeypatch.setattr(jobs, "decode_file", broken)
     answer = await app.client.post("/classify", content=picture())
     problem(answer, 500, "internal")
     assert "LookupError" not in answer.text
