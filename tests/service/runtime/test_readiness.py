@@ -7,7 +7,16 @@ import pytest
 from service.errors import Draining, NotReady, RequestError
 from service.runtime.readiness import Facts, obstacle
 
-READY = Facts(dead=False, leaving=False, loaded=True, failing=False, running_s=0.0, stall_after_s=30.0)
+READY = Facts(
+    dead=False,
+    leaving=False,
+    loaded=True,
+    failing=False,
+    running_s=0.0,
+    stall_after_s=30.0,
+    decode_wait_s=0.0,
+    decode_stall_after_s=5.0,
+)
 
 
 def test_a_warm_engine_without_trouble_is_no_obstacle() -> None:
@@ -22,6 +31,7 @@ def test_a_warm_engine_without_trouble_is_no_obstacle() -> None:
         (READY._replace(loaded=False), NotReady, "still loads"),
         (READY._replace(failing=True), NotReady, "all failed"),
         (READY._replace(running_s=31.4), NotReady, "one batch running for 31 s"),
+        (READY._replace(decode_wait_s=7.2), NotReady, "waited for it for 7 s"),
     ],
 )
 def test_every_obstacle_is_named(facts: Facts, kind: type[RequestError], words: str) -> None:
@@ -34,8 +44,12 @@ def test_a_batch_counts_as_stalled_only_beyond_the_limit() -> None:
     assert obstacle(READY._replace(running_s=30.0)) is None
 
 
+def test_the_decoder_counts_as_saturated_only_beyond_the_limit() -> None:
+    assert obstacle(READY._replace(decode_wait_s=5.0)) is None
+
+
 def test_death_is_named_before_the_shutdown_and_the_shutdown_before_what_the_engine_does() -> None:
-    troubled = Facts(dead=True, leaving=True, loaded=False, failing=True, running_s=99.0, stall_after_s=30.0)
+    troubled = READY._replace(dead=True, leaving=True, loaded=False, failing=True, running_s=99.0)
     assert "died" in str(obstacle(troubled))
     assert isinstance(obstacle(troubled._replace(dead=False)), Draining)
 

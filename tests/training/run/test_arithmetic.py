@@ -1,8 +1,9 @@
 import pytest
 import torch
-from model.images.preprocess import InputStage, Preprocess
 
 from model import build, load_checkpoint
+from model.images.input_stage import InputStage
+from model.images.prepare import Preprocess
 from training import train
 from training.config import TrainConfig
 from training.data import dataset
