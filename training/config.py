@@ -91,6 +91,12 @@ class TrainConfig(Frozen):
         lt=1,
         description="share of the training images held out to choose the best epoch; 0 keeps the last",
     )
+    val_seed: int | None = Field(
+        None,
+        ge=0,
+        description="seed of what is held out; none takes seed. The stages of one training hold out the same images "
+        "with it, and still draw their own order and crops",
+    )
     eval_batch_size: int = Field(500, ge=1, description="images per evaluation step")
     amp: bool = Field(True, description="mixed precision on CUDA; --no_amp computes in float32")
     amp_type: Literal["auto", "bfloat16", "float16"] = Field(
@@ -149,6 +155,11 @@ class TrainConfig(Frozen):
     def mixes(self) -> bool:
         """Whether images are mixed."""
         return bool(self.mix_prob and (self.mixup or self.cutmix))
+
+    @property
+    def split_seed(self) -> int:
+        """What decides which images are held out."""
+        return self.seed if self.val_seed is None else self.val_seed
 
     @property
     def checkpoint_path(self) -> Path:

@@ -10,7 +10,6 @@ embedding to the backbone, which does.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -26,12 +25,13 @@ from safetensors.torch import save_file
 from timm.models import vision_transformer
 from torch import Tensor, nn
 
-from model import backbone, files
+from model import files
 from model.checkpoint import versions
 from model.config import Frozen
+from model.vit import backbone
 from training import cli
 from training.errors import WeightsError
-from training.pretrained import ORIGIN_KEY
+from training.run.pretrained import ORIGIN_KEY, sha256
 
 CLASS_TOKEN = "embeddings.cls_token"
 PROJECTION = "embeddings.patch_embeddings.projection"
@@ -135,12 +135,11 @@ def convert(config: ConvertConfig, command: str) -> dict[str, Any]:
     model: Any = _model(config)
     state = fitted(folded(source), model, config.onnx)
     origin = {
-        "file": config.onnx.name,
-        "sha256": _sha256(config.onnx),
         "command": command,
         "backbone": config.backbone,
         "done": _done(source, state),
         "versions": versions(),
+        "started_from": {"file": config.onnx.name, "sha256": sha256(config.onnx)},
     }
     with files.replacing(config.out) as temporary:
         save_file(state, temporary, metadata={ORIGIN_KEY: json.dumps(origin)})
@@ -286,7 +285,7 @@ def _graph(path: Path) -> Graph:
     users: dict[str, list[Any]] = defaultdict(list)
     for node in graph.node:
         if node.op_type == "Constant":
-            weights |= {node.output[0]: each.t for each in node.attribute if each.name == "value"}
+            weights.update((node.output[0], each.t) for each in node.attribute if each.name == "value")
         maker |= dict.fromkeys(node.output, node)
         for term in node.input:
             users[term].append(node)
@@ -300,11 +299,6 @@ def _onnx() -> Any:
     except ImportError as error:
         raise WeightsError(NEEDS) from error
     return onnx
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

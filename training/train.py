@@ -60,7 +60,7 @@ class Run:
         self.ema = ModelEmaV3(self.model, config.ema_decay, use_warmup=True) if config.ema_decay else None
         whole = dataset.load(config.data_dir, "train", config.native_size)
         identity.refuse_other_images(whole, self.device)
-        train, self.held_out = split_off(whole, config.val_fraction, config.seed)
+        train, self.held_out = split_off(whole, config.val_fraction, config.split_seed)
         self.loader = Loader(train, config, task.preprocess, self.device)
         self.augmentation = Augmentation(config, task.preprocess, len(task.classes), self.device)
         self.optimizer = create_optimizer_v2(
@@ -233,6 +233,7 @@ class Run:
             "scaler": self.scaler.state_dict(),
             "run": self._identity(),
             "command": cli.command(self.task.command),
+            "facts": self.task.facts,
         }
         with outputs.saving(self.config.state_path, bool(self.saved)):
             state.save(self.config.state_path, modules, self.optimizer, facts)
@@ -252,6 +253,7 @@ class Run:
         self.optimizer.load_state_dict(optimizer)
         self.scaler.load_state_dict(facts["scaler"])
         self.progress = Progress(**facts["progress"])
+        self.task.facts |= facts.get("facts", {})
         self._remember()
 
     def _remember(self) -> None:

@@ -6,14 +6,19 @@ the grid differs; everything else has to fit.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from timm.models import eva, vision_transformer
 from torch import Tensor
 
 from model import FreqMergeViT, ModelConfig, build
+from model.checkpoint import read_manifest
+from model.manifest import METADATA_KEY
 from training.errors import WeightsError
 
 HUB = "hub"
@@ -55,6 +60,38 @@ def filled(model: FreqMergeViT, path: Path) -> FreqMergeViT:
         )
     model.vit.load_state_dict(state, strict=False)
     return model
+
+
+def origin(source: str, backbone: str) -> dict[str, Any]:
+    """Where the weights of `source` come from, as far back as the files themselves tell: JSON for `started_from`.
+
+    A checkpoint of ours and a file of `training.convert` know what they were started from. Raises `WeightsError` and
+    `CheckpointError` for a file whose record is damaged.
+    """
+    if source == HUB:
+        return {"hub": backbone}
+    path = Path(source)
+    with safe_open(path, framework="pt") as opened:
+        told = opened.metadata() or {}
+    named = {"file": path.name, "sha256": sha256(path)}
+    if METADATA_KEY in told:
+        manifest = read_manifest(path)
+        return {**named, "name": manifest.name, "digest": manifest.digest, "training": manifest.training}
+    if ORIGIN_KEY not in told:
+        return named
+    try:
+        return {**named, **json.loads(told[ORIGIN_KEY])}
+    except (ValueError, TypeError) as error:
+        raise WeightsError(
+            f"pretrained: expected a record of where the weights come from in {path}, found a damaged one ({error}); "
+            "make the file again with `python -m training.convert`"
+        ) from error
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal digits."""
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -28,7 +28,7 @@ from training.data.images import Classes
 from training.errors import WeightsError
 from training.run.initialise import mimetic
 from training.run.objectives import Distilled, Objective, Plain
-from training.run.pretrained import start_from
+from training.run.pretrained import origin, start_from
 
 
 @runtime_checkable
@@ -76,6 +76,8 @@ def freqmerge(config: TrainConfig, model_config: ModelConfig) -> Task:
     stage = InputStage(preprocess, model_config.image_size)
     model.set_grad_checkpointing(config.grad_checkpoint)
     facts: dict[str, Any] = {}
+    if config.pretrained and not config.resume:  # a state remembers what its run started from
+        facts["started_from"] = origin(config.pretrained, model_config.backbone)
     if config.teacher is None:
         objective: Objective = Plain(model, stage, config.label_smoothing)
     else:
@@ -96,7 +98,7 @@ def freqmerge(config: TrainConfig, model_config: ModelConfig) -> Task:
         preprocess=preprocess,
         classes=source.classes,
         save=partial(_save, preprocess=preprocess, classes=source.classes),
-        identity={**model_config.model_dump(mode="json"), "teacher": facts["teacher"]["digest"] if facts else None},
+        identity={**model_config.model_dump(mode="json"), "teacher": facts.get("teacher", {}).get("digest")},
         groups=partial(_layered, config=config) if config.layer_decay < 1 else None,
         facts=facts,
     )
