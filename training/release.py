@@ -1,18 +1,20 @@
 """`python -m training.release`: score a trained checkpoint on the test set and write the one that ships.
 
 Merging needs no training, so a plainly trained checkpoint is released with the merging config given here, its
-scores measured with and without merging.
+scores measured with and without merging. Its confidence is calibrated on training images that were held out.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from model import ModelConfig, files, load_checkpoint, save_checkpoint
 from model.checkpoint import Checkpoint
@@ -22,11 +24,14 @@ from model.engines.device import pick_device
 from model.images.input_stage import InputStage
 from model.manifest import Manifest
 from training import cli
-from training.data import dataset
+from training.data import dataset, held_out
 from training.data.images import Images
-from training.measure.scores import score
+from training.measure.calibration import fit_temperature, fold_temperature
+from training.measure.scores import BINS, answers, calibration_error, scores
 
 KEPT = ("backbone", "backbone_args", "num_classes", "image_size")
+FEWEST = 100
+"""Held-out images that one temperature needs."""
 
 
 class ReleaseConfig(Frozen):
@@ -37,6 +42,9 @@ class ReleaseConfig(Frozen):
     name: str = Field(description="name of the released model")
     data_dir: Path | None = Field(None, description=f"{dataset.DESCRIPTION}; none downloads CIFAR-100")
     half: bool = Field(False, description="store float16 weights")
+    calibrate: bool = Field(
+        True, description="divide the logits by the temperature that fits the held-out training images best"
+    )
     batch_size: int = Field(500, ge=1, description="images per evaluation step")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     threads: int = Field(0, ge=0, description="CPU threads of torch; 0 leaves torch's choice")
@@ -49,10 +57,16 @@ def release(config: ReleaseConfig, changes: dict[str, Any], command: str) -> Man
     merged = load_checkpoint(config.ckpt, **changes)
     images = dataset.test_images(config.data_dir, merged.manifest, config.ckpt)
     plain = load_checkpoint(config.ckpt, keep_rate=1.0)
-    if config.half:  # score the weights that ship, rounded as they will be
-        for checkpoint in (merged, plain):
+    calibration = _calibration(merged, config)
+    for checkpoint in (merged, plain):
+        fold_temperature(checkpoint.model, calibration["temperature"])
+        if config.half:  # score the weights that ship, rounded as they will be
             checkpoint.model.half().float()
-    scores = {**_scores(merged, images, config, ""), **_scores(plain, images, config, "plain_")}
+    found = {
+        f"{prefix}{name}": value
+        for checkpoint, prefix in ((merged, ""), (plain, "plain_"))
+        for name, value in _scores(checkpoint, images, config, calibration["temperature"]).items()
+    }
     manifest = save_checkpoint(
         config.out,
         merged.model,
@@ -60,8 +74,13 @@ def release(config: ReleaseConfig, changes: dict[str, Any], command: str) -> Man
         preprocess=merged.manifest.preprocess,
         class_names=merged.manifest.class_names,
         superclasses=merged.manifest.superclasses,
-        scores=scores,
-        training={**merged.manifest.training, "test_images": len(images), "released_by": command},
+        scores=found,
+        training={
+            **merged.manifest.training,
+            "test_images": len(images),
+            "calibration": calibration,
+            "released_by": command,
+        },
         dtype=torch.float16 if config.half else torch.float32,
     )
     told = json.dumps(manifest.model_dump(mode="json"), indent=1)
@@ -69,21 +88,60 @@ def release(config: ReleaseConfig, changes: dict[str, Any], command: str) -> Man
     return manifest
 
 
-def _scores(checkpoint: Checkpoint, images: Images, config: ReleaseConfig, prefix: str) -> dict[str, float]:
+def _calibration(checkpoint: Checkpoint, config: ReleaseConfig) -> dict[str, Any]:
+    """The temperature of the model as it is released, and what it was fitted on; 1 where nothing was held out."""
+    if not config.calibrate:
+        return {"temperature": 1.0, "why": "not asked for"}
+    native_size = checkpoint.manifest.preprocess.native_size
+    load = partial(dataset.load, config.data_dir, "train", native_size)
+    images = held_out.unseen(checkpoint.manifest.training, load)
+    if images is None or len(images) < FEWEST:
+        count = 0 if images is None else len(images)
+        return {"temperature": 1.0, "why": f"{count} training images are known to be held out, {FEWEST} are needed"}
+    logits = _answers(checkpoint, images, config)
+    temperature = fit_temperature(logits, images.labels)
+    before, after = scores(logits, images.labels), scores(logits / temperature, images.labels)
+    return {
+        "temperature": temperature,
+        "folded_into": "head",
+        "images": len(images),
+        "loss": [before.loss, after.loss],
+        "calibration_error": [before.calibration_error, after.calibration_error],
+        "bins": BINS,
+    }
+
+
+def _scores(checkpoint: Checkpoint, images: Images, config: ReleaseConfig, temperature: float) -> dict[str, float]:
+    """Scores of a model whose logits are already divided by the temperature."""
+    logits = _answers(checkpoint, images, config)
+    found = scores(logits, images.labels)
+    return {
+        "top1": found.top1,
+        "top5": found.top5,
+        "loss": found.loss,
+        "calibration_error": found.calibration_error,
+        "uncalibrated_error": calibration_error(logits * temperature, images.labels),
+    }
+
+
+def _answers(checkpoint: Checkpoint, images: Images, config: ReleaseConfig) -> Tensor:
     device = pick_device(config.device)
     stage = InputStage(checkpoint.manifest.preprocess, checkpoint.model.config.image_size)
-    found = score(Classifier(checkpoint.model, stage).to(device), images, config.batch_size, device)
-    return {f"{prefix}top1": found.top1, f"{prefix}top5": found.top5, f"{prefix}loss": found.loss}
+    return answers(Classifier(checkpoint.model, stage).to(device), images, config.batch_size, device)
 
 
 def report(manifest: Manifest) -> str:
     """The scores as text for people: with the merging of the release, and without any."""
     found = manifest.scores
-    return "\n".join(
+    lines = [
         f"{label:<16}top-1 {found[f'{prefix}top1']:.2%}, top-5 {found[f'{prefix}top5']:.2%}, "
-        f"NLL {found[f'{prefix}loss']:.4f} nats"
+        f"NLL {found[f'{prefix}loss']:.4f} nats, calibration error {found[f'{prefix}calibration_error']:.2%} "
+        f"({found[f'{prefix}uncalibrated_error']:.2%} uncalibrated)"
         for label, prefix in (("as released", ""), ("without merging", "plain_"))
-    )
+    ]
+    calibration = manifest.training["calibration"]
+    told = f"{calibration['images']:,} held-out training images" if "images" in calibration else calibration["why"]
+    return "\n".join([*lines, f"{'temperature':<16}{calibration['temperature']:.3f} ({told})"])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

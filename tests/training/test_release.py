@@ -34,6 +34,35 @@ def test_a_release_carries_the_scores_of_the_whole_test_set_with_and_without_mer
         assert manifest.scores[f"{prefix}top1"] == pytest.approx(right.float().mean().item())
 
 
+def test_a_release_divides_the_logits_by_the_temperature_of_the_held_out_images(recipe, tiny_model, data_dir):
+    train.train(recipe.replace(freqmerge=False, epochs=6, augment=False, val_fraction=0.3), tiny_model)
+    config = ReleaseConfig(
+        ckpt=recipe.checkpoint_path, out=recipe.output_dir / "released.safetensors", name="tiny", data_dir=data_dir
+    )
+    told = release(config, {"keep_rate": 0.6}, "the command")
+    calibration = told.training["calibration"]
+    assert (calibration["images"], calibration["bins"], calibration["folded_into"]) == (120, 15, "head")
+    assert calibration["loss"][1] <= calibration["loss"][0]
+    raw, calibrated = (load_checkpoint(path, keep_rate=0.6).model.vit.head for path in (config.ckpt, config.out))
+    assert calibration["temperature"] != pytest.approx(1, abs=1e-3)
+    assert torch.allclose(calibrated.weight * calibration["temperature"], raw.weight, atol=1e-6)
+    assert torch.allclose(calibrated.bias * calibration["temperature"], raw.bias, atol=1e-6)
+    assert f"({told.scores['uncalibrated_error']:.2%} uncalibrated)" in report(told)
+    assert f"temperature     {calibration['temperature']:.3f} (120 held-out training images)" in report(told)
+
+    images = dataset.load(data_dir, "test", 32)
+    before = release(config.replace(calibrate=False), {"keep_rate": 0.6}, "the command")
+    assert before.training["calibration"] == {"temperature": 1.0, "why": "not asked for"}
+    assert before.scores["calibration_error"] == pytest.approx(told.scores["uncalibrated_error"], abs=1e-5)
+    assert (before.scores["top1"], len(images)) == (told.scores["top1"], 100)
+
+
+def test_a_release_of_too_few_held_out_images_keeps_its_confidence_and_says_so(trained, data_dir, tmp_path):
+    config = ReleaseConfig(ckpt=trained, out=tmp_path / "released.safetensors", name="tiny", data_dir=data_dir)
+    told = release(config, {}, "the command")
+    assert "1.000 (0 training images are known to be held out, 100 are needed)" in report(told)
+
+
 def test_scores_count_hits_and_average_the_loss(data_dir):
     images = dataset.load(data_dir, "test", 32)
 
