@@ -98,9 +98,13 @@ class TrainConfig(Frozen):
         "with it, and still draw their own order and crops",
     )
     eval_batch_size: int = Field(500, ge=1, description="images per evaluation step")
-    amp: bool = Field(True, description="mixed precision on CUDA; --no_amp computes in float32")
+    amp: bool = Field(
+        True, description="mixed precision, on CUDA and on CPUs that have bfloat16; --no_amp computes in float32"
+    )
     amp_type: Literal["auto", "bfloat16", "float16"] = Field(
-        "auto", description="type of mixed precision: auto is bfloat16 where the GPU has it, else float16"
+        "auto",
+        description="type of mixed precision: auto is bfloat16 where the hardware has it, else float16 on CUDA and "
+        "float32 on a CPU, which never takes float16",
     )
     cudnn_benchmark: bool = Field(True, description="let cuDNN try its kernels and keep the fastest")
     deterministic: bool = Field(

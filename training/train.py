@@ -30,7 +30,7 @@ from training.data.images import Images, split_off
 from training.errors import DivergedError
 from training.loader import Loader
 from training.measure.scores import score
-from training.run import distributed, identity, outputs, progress, state, task
+from training.run import arithmetic, distributed, identity, outputs, progress, state, task
 from training.run.task import Task
 
 RANK_SEED = 1_000_000_007
@@ -57,6 +57,9 @@ class Run:
         self.config, self.task, self.model = config, task, task.model
         self.device = pick_device(config.device)
         self.objective = task.objective.to(self.device)
+        self.arithmetic = arithmetic.chosen(config, self.device)
+        if not self.arithmetic.fused:  # else as the model was built
+            arithmetic.unfuse(self.objective)
         self.ema = ModelEmaV3(self.model, config.ema_decay, use_warmup=True) if config.ema_decay else None
         whole = dataset.load(config.data_dir, "train", config.native_size)
         identity.refuse_other_images(whole, self.device)
@@ -67,8 +70,7 @@ class Run:
             self.model, opt=config.optimizer, lr=config.lr, weight_decay=config.weight_decay, param_group_fn=task.groups
         )
         self.schedule = _schedule(config, self.optimizer, self.loader.steps)
-        self.amp_type = _amp_type(config, self.device)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp_type is torch.float16)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.arithmetic.amp_type is torch.float16)
         self.shared = distributed.share(self.objective, self.device)
         self.progress = Progress()
         self.saved = ""
@@ -155,7 +157,8 @@ class Run:
         return float(max(group["lr"] for group in self.optimizer.param_groups))
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.device.type, dtype=self.amp_type, enabled=self.amp_type is not None)
+        dtype = self.arithmetic.amp_type
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
 
     def _end_epoch(self) -> None:
         here, config = self.progress, self.config
@@ -260,10 +263,13 @@ class Run:
         self.saved = f"{progress.count(self.progress.epoch, 'epoch')} and {progress.count(self.progress.step, 'step')}"
 
     def tell(self) -> None:
-        """One line of where and what is trained."""
+        """One line of where and what is trained, after a warning where it computes slowly."""
+        if self.arithmetic.emulated:
+            print(arithmetic.EMULATED, file=sys.stderr)
         here = self.progress
         done = here.epoch, here.step
-        line = progress.beginning(self.config, self.device, self.model, self.loader, len(self.held_out), done)
+        place = f"{progress.place(self.device)}, {self.arithmetic}"
+        line = progress.beginning(self.config, place, self.model, self.loader, len(self.held_out), done)
         print(line, file=sys.stderr)
 
     def _identity(self) -> dict[str, Any]:
@@ -339,14 +345,6 @@ def _kept(stopped: Run) -> str:
     if not stopped.saved:
         return "nothing of this run is saved yet; start it again"
     return f"{stopped.config.state_path} holds {stopped.saved}; the same command with --resume goes on from there"
-
-
-def _amp_type(config: TrainConfig, device: torch.device) -> torch.dtype | None:
-    if not config.amp or device.type != "cuda":
-        return None
-    if config.amp_type == "auto":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    return torch.bfloat16 if config.amp_type == "bfloat16" else torch.float16
 
 
 def _work(config: TrainConfig, model_config: ModelConfig, device: str) -> None:

@@ -53,7 +53,7 @@ def mix(
     """What timm's attention layer makes of its input and its queries, keys and values."""
     batch, tokens, _ = x.shape
     dropout = attn.attn_drop.p if attn.training else 0.0
-    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
+    mixed = _attend(attn.fused_attn, query, key, value, bias, dropout)
     mixed = attn.norm(mixed.transpose(1, 2).reshape(batch, tokens, attn.num_heads * attn.head_dim))
     if attn.gate is not None:
         mixed = mixed * attn.gate(x).sigmoid()
@@ -63,6 +63,16 @@ def mix(
         received = weights.mean(dim=(1, 2))
         importance = (weights * value.float().norm(dim=3)[:, :, None, :]).mean(dim=(1, 2))
     return Mixed(attn.proj_drop(attn.proj(mixed)), received, importance)
+
+
+def _attend(fused: bool, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
+    """Values mixed by attention, in torch's fused kernel or, as timm has it too, in single steps."""
+    if fused:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
+    logits = (query * query.shape[3] ** -0.5) @ key.transpose(2, 3)
+    if bias is not None:
+        logits = logits + bias
+    return F.dropout(logits.softmax(dim=3), dropout) @ value
 
 
 def _weights(query: Tensor, key: Tensor, scale: float, bias: Tensor | None) -> Tensor:

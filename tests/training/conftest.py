@@ -4,12 +4,19 @@ from model import ModelConfig
 from tests.support import standin
 from training import train
 from training.config import TrainConfig
+from training.run import arithmetic
 
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
     """The stand-in data set."""
     return standin.write(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(autouse=True)
+def _no_bf16(monkeypatch):
+    """Runs compute in float32 here, so that one number holds on every processor."""
+    monkeypatch.setattr(arithmetic, "has_bf16", lambda: False)
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ def test_help_shows_every_field_with_default_and_meaning(capsys):
     assert "empty: by keep_rate (default: none)" in text
     assert "or its decisions (Touvron et al., 2021) (one of soft, hard; default: soft)" in text
     assert "(one of lfgm, none, attention, random, tomecis, evit, pitome, tofu, " in text
-    assert "--amp, --no_amp mixed precision on CUDA; --no_amp computes in float32 (default: True)" in text
+    assert "--amp, --no_amp mixed precision, on CUDA and on CPUs that have bfloat16; --no_amp computes" in text
 
 
 @pytest.mark.parametrize(

@@ -180,7 +180,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
 def test_the_command_trains_from_flags(data_dir, tmp_path):
     flags = (
         f"--data_dir {data_dir} --output_dir {tmp_path} --epochs 1 --batch_size 64 --image_size 32 --threads 1 "
-        "--backbone vit_tiny_patch16_224 --backbone_args patch_size=8 embed_dim=32 depth=2 num_heads=2 "
+        "--backbone vit_tiny_patch16_224 --backbone_args patch_size=8 embed_dim=32 depth=2 num_heads=2 --no_amp "
         "--merge_layers 0 1 --alpha 0.5 --keep_rate 0.8 --hpf_radius 1"
     )
     program = [sys.executable, "-m", "training.train", *flags.split()]
@@ -188,8 +188,8 @@ def test_the_command_trains_from_flags(data_dir, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "images/s" in done.stderr
     assert (
-        "cpu (1 thread): 0.0 M parameters, 360 training and 40 validation images, 1 epoch of 5 steps of 64 images; "
-        f"writes to {tmp_path}\n"
+        "cpu (1 thread), float32, fused attention: 0.0 M parameters, 360 training and 40 validation images, "
+        f"1 epoch of 5 steps of 64 images; writes to {tmp_path}\n"
     ) in done.stderr
     assert re.search(r"epoch 1/1: training loss .*; validation loss \S+, top-1 \S+%, top-5 \S+%; learning", done.stderr)
     assert "best epoch 1 of 1: validation top-1" in done.stdout

@@ -16,13 +16,16 @@ from training.run import distributed
 
 
 def beginning(
-    config: TrainConfig, device: torch.device, model: nn.Module, loader: Loader, held_out: int, done: tuple[int, int]
+    config: TrainConfig, place: str, model: nn.Module, loader: Loader, held_out: int, done: tuple[int, int]
 ) -> str:
-    """Where, what and how much is trained; `done` are the epochs, and the steps of the next one, already taken."""
+    """Where, what and how much is trained.
+
+    `place` says where and in what numbers; `done` are the epochs, and the steps of the next one, already taken.
+    """
     group = f"{distributed.size()} processes, the first on " if distributed.size() > 1 else ""
     resumed = f"; resumes after {count(done[0], 'epoch')} and {count(done[1], 'step')}" if config.resume else ""
     return (
-        f"{group}{_named(device)}: {count_parameters(model) / 1e6:.1f} M parameters, {len(loader):,} training and "
+        f"{group}{place}: {count_parameters(model) / 1e6:.1f} M parameters, {len(loader):,} training and "
         f"{held_out:,} validation images, {count(config.epochs, 'epoch')} of {count(loader.steps, 'step')} of "
         f"{count(loader.batch, 'image')}; writes to {config.output_dir.absolute()}{resumed}"
     )
@@ -33,7 +36,8 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def _named(device: torch.device) -> str:
+def place(device: torch.device) -> str:
+    """The device, with the name of the GPU or the number of threads."""
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     return f"{device} ({count(torch.get_num_threads(), 'thread')})"

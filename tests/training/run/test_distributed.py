@@ -21,7 +21,7 @@ from training.run import distributed, identity, task
 
 TORCHRUN = [sys.executable, *"-m torch.distributed.run --standalone --nproc_per_node=2 -m training.train".split()]
 MODEL = (
-    "--image_size 32 --threads 1 --device cpu --backbone vit_tiny_patch16_224 "
+    "--image_size 32 --threads 1 --device cpu --no_amp --backbone vit_tiny_patch16_224 "
     "--backbone_args patch_size=8 embed_dim=48 depth=2 num_heads=3 --merge_layers 1"
 )
 
