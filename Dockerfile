@@ -1,4 +1,5 @@
-# Two targets: `gpu`, the default, for a host with CUDA, and `cpu`. docs/docker.md says how each is built and run.
+# Three targets: `gpu`, the default, serves on a host with CUDA, `cpu` on any other; `train` trains on either.
+# docs/guide/containers.md says how each is built and run.
 FROM python:3.11-slim-bookworm AS base
 ENV PYTHONUNBUFFERED=1
 
@@ -31,12 +32,11 @@ WORKDIR /app
 COPY LICENSE ./
 COPY docker/healthcheck.py docker/
 COPY model model
-COPY training training
 COPY service service
-RUN python -m compileall -q model service training
+RUN python -m compileall -q model service
 
 
-# --- what both images have in common ---
+# --- what all images have in common ---
 
 FROM base AS runtime
 LABEL org.opencontainers.image.title="FreqMerge" \
@@ -69,6 +69,23 @@ ENV FREQMERGE_ENGINE_CACHE=/var/cache/freqmerge/engines
 USER 10001:10001
 # The first start builds an OpenVINO engine, half a minute to two minutes on two cores; on a volume it is kept.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=300s --retries=3 CMD ["python", "docker/healthcheck.py"]
+ARG VERSION=unknown
+ARG REVISION=unknown
+ARG SOURCE=unknown
+LABEL org.opencontainers.image.version="$VERSION" \
+      org.opencontainers.image.revision="$REVISION" \
+      org.opencontainers.image.source="$SOURCE"
+
+FROM runtime AS train
+COPY --from=dependencies /opt/venv /opt/venv
+COPY --from=code /app /app
+COPY training training
+# The locked torch trains on the CPU and, where NVIDIA's container runtime hands one in, on the GPU.
+ENV HF_HOME=/var/cache/freqmerge/huggingface \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+USER 10001:10001
+CMD ["python", "-m", "training.train", "--help"]
 ARG VERSION=unknown
 ARG REVISION=unknown
 ARG SOURCE=unknown

@@ -12,6 +12,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
+from model._version import __version__
 from service.api import openapi
 from service.api.batch import add_batch_route
 from service.api.oip.routes import add_oip_routes
@@ -24,7 +25,6 @@ from service.http.auth import RequireKey, read_keys
 from service.http.middleware import Observe
 from service.http.prefix import Prefixed
 from service.http.problems import answer_bad_parameter, answer_http_exception, answer_refusal
-from service.runtime.card import service_version
 from service.runtime.loading import ModelLoader, load_model
 from service.runtime.service import Service
 from service.settings import Settings
@@ -67,7 +67,7 @@ def create_app(settings: Settings, load: ModelLoader = load_model, *, start_warm
         redirect_slashes=False,
         generate_unique_id_function=_operation_id,
         title=openapi.TITLE,
-        version=service_version(),
+        version=__version__,
         summary=openapi.SUMMARY,
         description=openapi.DESCRIPTION,
     )

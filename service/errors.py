@@ -32,7 +32,7 @@ ServiceError
     ├── ClientGone              499   nobody reads the answer; seen in metrics only
     └── OtherStatus                   whatever else the web framework refuses
 
-A detail says what was expected, what was found and what to do about it.
+A detail says what was expected, what was found and what to do about it; that of a state of the service is a sentence.
 """
 
 from __future__ import annotations
@@ -206,6 +206,9 @@ class Draining(Unavailable):
 
     status, reason, title = 503, "draining", "The service is shutting down"
 
+    def __init__(self, detail: str = "The service is shutting down; retry elsewhere.", **more: Any) -> None:
+        super().__init__(detail, **more)
+
 
 class QueueFull(Unavailable):
     """More images are waiting than the queue holds."""
@@ -260,7 +263,7 @@ def problem(error: RequestError, instance: str, request_id: str) -> dict[str, An
 
 
 def problem_type(reason: str) -> str:
-    """The URI of a problem type, listed in docs/api.md."""
+    """The URI of a problem type, listed in docs/reference/api.md."""
     return f"urn:freqmerge:problem:{reason}"
 
 

@@ -22,7 +22,7 @@ def explain_unknown(names: Sequence[str], fields: Mapping[str, FieldInfo], prefi
     for name in names:
         close = get_close_matches(name[len(prefix) :].lower(), fields, n=1)
         faults.append(f"{name} is not a setting" + (f" (did you mean {prefix}{close[0].upper()}?)" if close else ""))
-    return f"cannot start: {'; '.join(faults)}; docs/configuration.md lists them all"
+    return f"cannot start: {'; '.join(faults)}; docs/reference/configuration.md lists them all"
 
 
 def expectation(field: FieldInfo) -> str:
@@ -48,7 +48,7 @@ def _fault(item: Any, fields: Mapping[str, FieldInfo], prefix: str) -> str:
     name = str(item["loc"][0]).lower().removeprefix(prefix.lower())
     field = fields.get(name)
     if field is None:
-        return f"{name} is not a setting; docs/configuration.md lists them all"
+        return f"{name} is not a setting; docs/reference/configuration.md lists them all"
     found = f"{prefix}{name.upper()}={'(hidden)' if _secret(field) else item['input']}"
     return f"{found} is not valid: expected {expectation(field)} ({field.description}; default {default(field)})"
 

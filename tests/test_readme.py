@@ -1,4 +1,4 @@
-"""What README.md and docs/api.md tell a reader to run is run, against a real server process and the shipped checkpoint.
+"""What README.md and the first pages of docs/ tell a reader to run is run, on a real server and the shipped checkpoint.
 
 Commands run in a temporary folder, so nothing is written into the tree.
 """
@@ -23,9 +23,19 @@ import pytest
 from PIL import Image
 
 from tests.support import standin
+from tests.support.paths import DOCS
 from tests.support.process import PATIENCE_S, ROOT, Process
 
-README, API = ROOT / "README.md", ROOT / "docs" / "api.md"
+README, GUIDE = ROOT / "README.md", DOCS / "guide"
+API, MODELS, CLAIMS = DOCS / "reference/api.md", GUIDE / "models.md", DOCS / "studies/claims.md"
+PAGES = [
+    README,
+    *(GUIDE / f"{name}.md" for name in ("start", "serving", "development")),
+    API,
+    DOCS / "studies/throughput.md",
+]
+"""The pages whose commands are run."""
+
 EXAMPLE_ID = re.compile(r"(?<=image_id=)[\w-]{22}")
 TINY_RUN = (
     " --backbone vit_tiny_patch16_224 --backbone_args patch_size=8 embed_dim=24 depth=2 num_heads=2 --image_size 32"
@@ -185,7 +195,7 @@ def excused(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> bool
 
 @pytest.mark.parametrize(
     "command",
-    list(dict.fromkeys([*commands(README), *commands(API)])),
+    list(dict.fromkeys(command for page in PAGES for command in commands(page))),
 )
 def test_a_command_does_what_the_page_says(
     command: str, server: httpx.Client, answer: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -220,16 +230,17 @@ def test_the_example_answer_is_what_the_service_gives(answer: dict[str, Any]) ->
     assert list(told["timings_ms"]) == list(answer["timings_ms"])
 
 
-def test_the_model_is_used_as_the_readme_says(tmp_path: Path) -> None:
-    _, code = blocks(README, "python")
+def test_a_model_is_built_by_name_as_the_guide_says(tmp_path: Path) -> None:
+    _, code = blocks(MODELS, "python")
     *_, arrows = re.findall(r"\d+(?: → \d+)+", code)
     shapes, schedule = run([sys.executable, "-c", code], tmp_path).output.splitlines()
     assert re.findall(r"\[(.*?)\]", shapes) == ["2, 100", "2, 196", "2, 196"]
     assert list(dict.fromkeys(re.findall(r"\d+", schedule))) == arrows.split(" → ")
 
 
-def test_tokens_of_an_own_model_are_merged_as_the_readme_says(tmp_path: Path) -> None:
-    own, _ = blocks(README, "python")
+def test_tokens_of_an_own_model_are_merged_as_the_readme_and_the_guide_say(tmp_path: Path) -> None:
+    (own,) = blocks(README, "python")
+    assert blocks(MODELS, "python")[0] == own
     told = run([sys.executable, "-c", own], tmp_path).output
     assert told.startswith("torch.Size([2, 1000]) ")
     assert list(dict.fromkeys(re.findall(r"\d+", told.partition(") ")[2]))) == ["196", "137", "96", "67", "47"]
@@ -242,8 +253,8 @@ def test_a_python_client_of_the_api_page_finds_the_rocket(code: str, server: htt
 
 
 def seed_commands() -> list[str]:
-    """The right-hand commands of the table of the seed's commands."""
-    rows = [line.split("|") for line in README.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    """The right-hand commands of the table of the original README's commands."""
+    rows = [line.split("|") for line in CLAIMS.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
     found = [command for row in rows if len(row) == 4 for command in re.findall(r"`(python -m [^`]*)`", row[2])]
     evaluate = next(row[1] for row in rows if "--benchmark" in row[1])
     return [*found, *(f"python -m training.evaluate {flag}" for flag in re.findall(r"`(--\w+)`", evaluate))]

@@ -70,14 +70,14 @@ def ablate(config: AblationConfig, changes: dict[str, Any], command: str) -> dic
     if not base.merges:
         base = base.replace(keep_rate=ModelConfig().keep_rate)
     measurements = Measurements(bench)
-    found = {}
+    entries = {}
     for name in chosen(config.study):
         rows = STUDIES[name](bench.vit, base, config)
-        found[name] = run(name, rows, measurements, config)
-        path = records.write(f"ablation_{name}", command, found[name], bench.device, bench.results)
-        _publish(name, found[name], config, command)
+        entries[name] = run(name, rows, measurements, config)
+        path = records.write(f"ablation_{name}", command, entries[name], bench.device, bench.results)
+        _publish(name, entries[name], config, command)
         print(f"recorded: {path}")
-    return found
+    return entries
 
 
 def run(study: str, rows: Sequence[Row], measurements: Measurements, config: AblationConfig) -> list[dict[str, Any]]:
@@ -91,16 +91,16 @@ def run(study: str, rows: Sequence[Row], measurements: Measurements, config: Abl
 
 
 def _entry(study: str, row: Row, reachable: dict[str, Row], measurements: Measurements) -> dict[str, Any]:
-    told: dict[str, Any] = {"study": study, "row": row.name, "label": row.label, "budget": row.budget}
-    told |= measurements.bench.origin()
+    entry: dict[str, Any] = {"study": study, "row": row.name, "label": row.label, "budget": row.budget}
+    entry |= measurements.bench.origin()
     if row.config is None:
-        return told | {"unreachable": row.problem}
-    found = [measurements.measured(row.config, seed).scores for seed in range(row.seeds)]
-    top1 = [one.top1 for one in found]
+        return entry | {"unreachable": row.problem}
+    per_seed = [measurements.measured(row.config, seed).scores for seed in range(row.seeds)]
+    top1 = [score.top1 for score in per_seed]
     right = measurements.right(row)
     references = {other: measurements.right(reachable[other]) for other in row.against if other in reachable}
-    means = {field: statistics.mean(getattr(one, field) for one in found) for field in Scores._fields}
-    return told | {
+    means = {field: statistics.mean(getattr(score, field) for score in per_seed) for field in Scores._fields}
+    return entry | {
         "config": row.config.model_dump(mode="json"),
         "seeds": list(range(row.seeds)),
         **means,
@@ -116,14 +116,14 @@ def _timed(rows: dict[str, Row], bench: Bench, config: AblationConfig) -> dict[s
     if not config.timing_batch:
         return {}
     configs = {name: row.config for name, row in rows.items() if row.config is not None}
-    told = {"timing_batch": config.timing_batch, "repeats": config.repeats}
-    return {name: {**rate._asdict(), **told} for name, rate in bench.rates(configs, config.timing_batch).items()}
+    recipe = {"timing_batch": config.timing_batch, "repeats": config.repeats}
+    return {name: {**rate._asdict(), **recipe} for name, rate in bench.rates(configs, config.timing_batch).items()}
 
 
 def _publish(name: str, entries: list[dict[str, Any]], config: AblationConfig, command: str) -> None:
     logs = config.output_dir / "logs"
-    told = verdicts.findings(entries) if name == "score" else reports.findings(entries)
-    table = reports.study_table(entries) + "".join(f"\n{line}\n" for line in told)
+    sentences = verdicts.findings(entries) if name == "score" else reports.findings(entries)
+    table = reports.study_table(entries) + "".join(f"\n{line}\n" for line in sentences)
     files.write_text(logs / f"ablation_{name}.md", f"# Study {name}\n\n`{command}`\n\n{table}")
     _merge_json(logs / "ablation_results.json", name, entries)
     plots.study(entries, config.output_dir / "visualizations" / f"ablation_{name}.png")
@@ -136,8 +136,8 @@ def _merge_json(path: Path, name: str, entries: list[dict[str, Any]]) -> None:
         older = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         older = {}
-    told = {**(older if isinstance(older, dict) else {}), name: entries}
-    files.write_text(path, json.dumps(told, indent=1) + "\n")
+    studies = {**(older if isinstance(older, dict) else {}), name: entries}
+    files.write_text(path, json.dumps(studies, indent=1) + "\n")
 
 
 def _at(row: Row) -> str:

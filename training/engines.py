@@ -20,7 +20,6 @@ from pydantic import Field, PositiveInt, field_validator
 
 from model import ModelConfig, build, save_checkpoint
 from model.checkpoint import load_checkpoint
-from model.config import Frozen
 from model.engines.choice import create_engine
 from model.engines.device import pick_device
 from model.engines.engine import KINDS, Engine
@@ -35,7 +34,7 @@ DEFAULT_MODEL = "default"
 SHIPPED = "shipped"
 
 
-class EnginesConfig(Frozen):
+class EnginesConfig(records.RecordConfig):
     """Which engines run which models, how often, and where the results go."""
 
     engines: tuple[str, ...] = Field(("openvino",), min_length=1, description="engines to hold against eager")
@@ -50,7 +49,6 @@ class EnginesConfig(Frozen):
     precision: str = Field("auto", description="auto, fp32, fp16 or bf16")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     threads: int = Field(0, ge=0, description="CPU threads; 0 leaves torch's choice")
-    results: Path = Field(records.RESULTS, description="folder of the result files")
 
     @field_validator("engines")
     @classmethod
@@ -71,7 +69,7 @@ def measure(config: EnginesConfig) -> list[dict[str, Any]]:
         with _checkpoint(name) as path:
             engines, starts = _started(config, path)
             for size in config.batch_sizes:
-                results += [{"model": path.stem, **told} for told in _timed(config, engines, starts, size)]
+                results += [{"model": path.stem, **row} for row in _timed(config, engines, starts, size)]
     return results
 
 
@@ -97,12 +95,12 @@ def _timed(
     images = np.random.default_rng(size).integers(0, 256, (size, 3, side, side), dtype=np.uint8)
     calls = {kind: _call(engine, images) for kind, engine in engines.items()}
     times = seconds(calls, config.repeats, config.warm_up, pick_device(config.device))
-    for kind, told in summary(times, size).items():
+    for kind, figures in summary(times, size).items():
         yield {
             "engine": kind,
             "precision": engines[kind].precision,
             "batch_size": size,
-            **told,
+            **figures,
             "start_s": starts[kind],
             "repeats": config.repeats,
         }
@@ -110,16 +108,16 @@ def _timed(
 
 def summary(times: Mapping[str, Sequence[float]], size: int) -> dict[str, dict[str, Any]]:
     """Images/s of every engine, median and quartiles, and its speed-up over eager: the median of the ratios."""
-    found = {}
+    figures = {}
     for kind, own in times.items():
-        rates = [size / one for one in own]
+        rates = [size / second for second in own]
         low, _, high = statistics.quantiles(rates, n=4)
-        found[kind] = {
+        figures[kind] = {
             "images_per_s": statistics.median(rates),
             "images_per_s_quartiles": [low, high],
-            "speed_up": statistics.median(other / one for other, one in zip(times[REFERENCE], own, strict=True)),
+            "speed_up": statistics.median(other / second for other, second in zip(times[REFERENCE], own, strict=True)),
         }
-    return found
+    return figures
 
 
 def _call(engine: Engine, images: np.ndarray) -> Callable[[], Any]:
@@ -157,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"{result['model']:>24}  {result['engine']:>9} {result['precision']}  batch {result['batch_size']:>3}  "
             f"{result['images_per_s']:8.1f} images/s  {result['speed_up']:.2f}x  ready after {result['start_s']:.1f} s"
         )
-    print(f"recorded: {path}; `python -m training.tables` writes the tables from it")
+    print(f"recorded: {path}")
 
 
 if __name__ == "__main__":

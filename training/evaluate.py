@@ -12,7 +12,7 @@ from pydantic import Field, PositiveInt
 from model import ModelConfig
 from model.errors import ConfigError
 from training import cli, plots
-from training.data import dataset
+from training.data.dataset import Source
 from training.measure import records
 from training.measure.bench import ARCHITECTURE, Bench, BenchConfig
 from training.measure.confusion import confusion, worst_pairs
@@ -58,15 +58,15 @@ def evaluate(config: EvaluateConfig, changes: dict[str, Any], command: str) -> d
     bench = Bench(config, **({**changes} if config.freqmerge else {**changes, "keep_rate": 1.0}))
     model_config = bench.checkpoint.model.config
     manifest = bench.checkpoint.manifest
-    pictured = _pictured(config, manifest.class_names)
+    pictured = _pictured(config, bench.source)
     logits = bench.logits(model_config)
-    found, cost = scores(logits, bench.images.labels), bench.cost(model_config)
+    accuracy, cost = scores(logits, bench.images.labels), bench.cost(model_config)
     counts = confusion(bench.images.labels, logits.argmax(dim=1), len(manifest.class_names))
     result = {
         **bench.origin(),
         "config": model_config.model_dump(mode="json"),
         "seed": 0,
-        **found._asdict(),
+        **accuracy._asdict(),
         "calibration_bins": BINS,
         **cost._asdict(),
         "worst_pairs": [pair._asdict() for pair in worst_pairs(counts, manifest.class_names)],
@@ -84,10 +84,10 @@ def evaluate(config: EvaluateConfig, changes: dict[str, Any], command: str) -> d
 
 def _throughput(bench: Bench, model_config: ModelConfig) -> list[dict[str, Any]]:
     assert isinstance(bench.config, EvaluateConfig)
-    told = []
+    rows = []
     for size in bench.config.batch_sizes:
         pair = bench.rates({"plain": model_config.replace(keep_rate=1.0), "own": model_config}, size)
-        told.append(
+        rows.append(
             {
                 "batch_size": size,
                 "repeats": bench.config.repeats,
@@ -95,14 +95,14 @@ def _throughput(bench: Bench, model_config: ModelConfig) -> list[dict[str, Any]]
                 "plain_images_per_s": pair["plain"].images_per_s,
             }
         )
-    return told
+    return rows
 
 
-def _pictured(config: EvaluateConfig, names: Sequence[str]) -> Sequence[str]:
-    """The classes to draw; raises `ConfigError` for one that is not among the names."""
+def _pictured(config: EvaluateConfig, source: Source) -> Sequence[str]:
+    """The classes to draw; raises `ConfigError` for one that is not among theirs."""
+    names = source.classes.names
     if unknown := [name for name in config.pictured if name not in names]:
-        name = dataset.source(config.data_dir).name
-        raise ConfigError(f"pictured: expected classes of {name}, without {', '.join(unknown)}")
+        raise ConfigError(f"pictured: expected classes of {source.name}, without {', '.join(unknown)}")
     if config.pictured:
         return config.pictured
     return PICTURED if set(PICTURED) <= set(names) else names[: len(PICTURED)]
@@ -155,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     drawn = [(config.visualize, config.heatmaps_path), (config.confusion, config.confusion_path)]
     for path in (path for wanted, path in drawn if wanted):
         print(f"drawn: {path}")
-    print(f"recorded: {records.place(config.results, dataset.is_own(config.data_dir)) / 'evaluate.jsonl'}")
+    print(f"recorded: {config.results / 'evaluate.jsonl'}")
 
 
 if __name__ == "__main__":

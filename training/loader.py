@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -87,7 +86,7 @@ class SpeedConfig(Frozen):
     """How long the loader is timed, and where the result goes."""
 
     seconds: float = Field(5.0, gt=0, description="seconds of each timing")
-    results: Path | None = Field(None, description=records.PLACE)
+    record: bool = Field(False, description=records.RECORD)
 
 
 def speed(config: TrainConfig, model_config: ModelConfig, seconds: float) -> dict[str, Any]:
@@ -146,9 +145,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ).parse_args(arguments)
     config = TrainConfig(**cli.given(TrainConfig, parsed))
     own = SpeedConfig(**cli.given(SpeedConfig, parsed))
+    folder = records.folder(config.output_dir, own.record, dataset.source(config.data_dir))
     found = speed(config, ModelConfig(**cli.given(ModelConfig, parsed)), own.seconds)
     command = cli.command("training.loader", arguments)
-    folder = records.place(own.results, dataset.is_own(config.data_dir))
     path = records.write("loader", command, [found], pick_device(config.device), folder)
     print(f"{found['loader']:.0f} images/s; {found['loader_enlarged']:.0f} enlarged to {found['image_size']}")
     print(f"recorded: {path}")

@@ -13,7 +13,6 @@ from jaxtyping import Float, Int
 from pydantic import Field, field_validator
 
 from model.checkpoint import load_checkpoint
-from model.config import Frozen
 from model.engines.choice import create_engine
 from model.engines.classifier import DTYPES
 from model.engines.device import pick_device
@@ -28,7 +27,7 @@ GOAL = 0.995
 """Least share of test images on which an engine should name the class that eager float32 names."""
 
 
-class ParityConfig(Frozen):
+class ParityConfig(records.RecordConfig):
     """Which checkpoint, which engines, and where the record goes."""
 
     ckpt: Path | None = Field(None, description="checkpoint to measure; none takes the one that ships")
@@ -44,17 +43,11 @@ class ParityConfig(Frozen):
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     threads: int = Field(0, ge=0, description="CPU threads of torch; 0 leaves torch's choice")
     engine_cache: Path | None = Field(None, description="folder of TensorRT engines; none keeps none")
-    results: Path | None = Field(None, description=records.PLACE)
 
     @property
     def changes(self) -> dict[str, float]:
         """Fields of the model config that are replaced."""
         return {} if self.keep_rate is None else {"keep_rate": self.keep_rate}
-
-    @property
-    def folder(self) -> Path:
-        """Where the record goes."""
-        return records.place(self.results, dataset.is_own(self.data_dir))
 
     @field_validator("engines")
     @classmethod
@@ -86,13 +79,13 @@ class Parity(NamedTuple):
     """Share of images whose tokens merged in the same way."""
 
 
-def compare(found: Answers, wanted: Answers) -> Parity:
+def compare(answers: Answers, reference: Answers) -> Parity:
     """Agreement with a reference on the same images."""
     return Parity(
-        float((found.logits.argmax(axis=1) == wanted.logits.argmax(axis=1)).mean()),
-        float(np.abs(found.frequency_score - wanted.frequency_score).max()),
-        float(np.abs(found.logits - wanted.logits).max()),
-        float((found.source_map == wanted.source_map).all(axis=1).mean()),
+        float((answers.logits.argmax(axis=1) == reference.logits.argmax(axis=1)).mean()),
+        float(np.abs(answers.frequency_score - reference.frequency_score).max()),
+        float(np.abs(answers.logits - reference.logits).max()),
+        float((answers.source_map == reference.source_map).all(axis=1).mean()),
     )
 
 
@@ -119,14 +112,16 @@ def parity(config: ParityConfig, command: str) -> list[dict[str, Any]]:
         torch.set_num_threads(config.threads)
     checkpoint = load_checkpoint(config.ckpt or default_checkpoint_path(), **config.changes)
     manifest = checkpoint.manifest
-    images = dataset.test_images(config.data_dir, manifest, config.ckpt)
+    source = dataset.source(config.data_dir)
+    folder = records.folder(config.output_dir, config.record, source)
+    images = dataset.test_images(source, manifest, config.ckpt)
     images = images.take(torch.arange(min(config.images, len(images)))) if config.images else images
-    wanted, _ = answers(config, "eager:fp32", images)
+    reference, _ = answers(config, "eager:fp32", images)
     labels = images.labels.numpy()
-    told = []
+    results = []
     for name in config.engines:
         start = time.perf_counter()
-        found, ran = answers(config, name, images)
+        own, ran = answers(config, name, images)
         result = {
             "checkpoint": manifest.name,
             "digest": manifest.digest,
@@ -134,17 +129,17 @@ def parity(config: ParityConfig, command: str) -> list[dict[str, Any]]:
             "images": len(images),
             "engine": name,
             "ran": ran,
-            **compare(found, wanted)._asdict(),
-            "top1": float((found.logits.argmax(axis=1) == labels).mean()),
-            "reference_top1": float((wanted.logits.argmax(axis=1) == labels).mean()),
+            **compare(own, reference)._asdict(),
+            "top1": float((own.logits.argmax(axis=1) == labels).mean()),
+            "reference_top1": float((reference.logits.argmax(axis=1) == labels).mean()),
             "goal": GOAL,
         }
         device = pick_device(config.device)
         same = ("digest", "keep_rate", "engine", "images", "machine")
-        records.add("parity", command, result, device, config.folder, same=same)
+        records.add("parity", command, result, device, folder, same=same)
         print(f"{report(result)}, {time.perf_counter() - start:.0f} s", flush=True)
-        told.append(result)
-    return told
+        results.append(result)
+    return results
 
 
 def report(result: dict[str, Any]) -> str:
@@ -164,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ).parse_args(arguments)
     config = ParityConfig(**cli.given(ParityConfig, parsed))
     parity(config, cli.command("training.parity", arguments))
-    print(f"recorded: {config.folder / 'parity.jsonl'}")
+    print(f"recorded: {config.results / 'parity.jsonl'}")
 
 
 if __name__ == "__main__":

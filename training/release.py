@@ -55,7 +55,7 @@ def release(config: ReleaseConfig, changes: dict[str, Any], command: str) -> Man
     if config.threads:
         torch.set_num_threads(config.threads)
     merged = load_checkpoint(config.ckpt, **changes)
-    images = dataset.test_images(config.data_dir, merged.manifest, config.ckpt)
+    images = dataset.test_images(dataset.source(config.data_dir), merged.manifest, config.ckpt)
     plain = load_checkpoint(config.ckpt, keep_rate=1.0)
     calibration = _calibration(merged, config)
     for checkpoint in (merged, plain):
@@ -93,7 +93,7 @@ def _calibration(checkpoint: Checkpoint, config: ReleaseConfig) -> dict[str, Any
     if not config.calibrate:
         return {"temperature": 1.0, "why": "not asked for"}
     native_size = checkpoint.manifest.preprocess.native_size
-    load = partial(dataset.load, config.data_dir, "train", native_size)
+    load = partial(dataset.source(config.data_dir).load, "train", native_size)
     images = held_out.unseen(checkpoint.manifest.training, load)
     if images is None or len(images) < FEWEST:
         count = 0 if images is None else len(images)

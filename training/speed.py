@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +15,6 @@ from pydantic import Field
 from torch import Tensor
 
 from model import ModelConfig, build, speed
-from model.config import Frozen
 from model.engines.device import pick_device
 from model.images.input_stage import InputStage
 from model.images.prepare import Preprocess
@@ -27,8 +25,8 @@ from training.run.arithmetic import Arithmetic
 from training.run.objectives import Plain
 
 
-class StepConfig(Frozen):
-    """What is timed, how often, and where the result goes."""
+class StepConfig(records.RecordConfig):
+    """What is timed and how often."""
 
     batch_size: int = Field(64, ge=1, description="images per step")
     native_size: int = Field(32, ge=4, description="side of the images before they are enlarged, in pixels")
@@ -36,7 +34,6 @@ class StepConfig(Frozen):
     warm_up: int = Field(1, ge=1, description="steps before timing")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     threads: int = Field(0, ge=0, description="CPU threads of torch; 0 leaves torch's choice")
-    results: Path = Field(records.RESULTS, description="folder of the result file")
 
 
 def combinations(device: torch.device) -> list[Arithmetic]:

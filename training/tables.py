@@ -44,6 +44,12 @@ def checkpoint(results: Path) -> str:
     return table([f"`{manifest.name}`", "top-1 (%)", "top-5 (%)"], rows) + _origin(manifest)
 
 
+def summary(results: Path) -> str:
+    """What merging and the frequency score are worth, in three rows; short enough for the README."""
+    found = _any("ablation_scoring", results)
+    return reports.summary(found) + (f"\n{reports.summary_source(found)}\n" if found else "")
+
+
 def methods(results: Path) -> str:
     """The seed's table of methods with the measured numbers, and what has to be said beside it."""
     found, dynamicvit = _any("ablation_scoring", results), _any("dynamicvit", results)
@@ -128,6 +134,7 @@ def study(name: str) -> Callable[[Path], str]:
 TABLES: dict[str, Callable[[Path], str]] = {
     "timing": timing,
     "checkpoint": checkpoint,
+    "summary": summary,
     "methods": methods,
     "alpha": alpha,
     "scoring": scoring,
@@ -188,7 +195,7 @@ def _origin(manifest: Manifest) -> str:
 
 def pages(root: Path) -> list[Path]:
     """The pages that may hold tables."""
-    return [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+    return [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -7,7 +7,6 @@ is the median of the ratios.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +14,6 @@ from pydantic import Field, PositiveInt
 from torch import nn
 
 from model import ModelConfig, build
-from model.config import Frozen
 from model.engines.device import pick_device
 from model.macs import count_macs, count_parameters
 from model.speed import rates
@@ -25,7 +23,7 @@ from training.measure import records
 PLAIN, MERGED = "plain timm ViT", "FreqMerge"
 
 
-class TimingConfig(Frozen):
+class TimingConfig(records.RecordConfig):
     """What is timed, how often, and where the results go."""
 
     batch_sizes: tuple[PositiveInt, ...] = Field((1, 8, 32), min_length=1, description="images per forward pass")
@@ -33,7 +31,6 @@ class TimingConfig(Frozen):
     warm_up: int = Field(3, ge=1, description="passes before timing")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     threads: int = Field(0, ge=0, description="CPU threads of torch; 0 leaves torch's choice")
-    results: Path = Field(records.RESULTS, description="folder of the result files")
 
 
 def measure(config: TimingConfig, model_config: ModelConfig) -> list[dict[str, Any]]:
@@ -46,7 +43,7 @@ def measure(config: TimingConfig, model_config: ModelConfig) -> list[dict[str, A
     results = []
     for size in config.batch_sizes:
         images = torch.randn(size, 3, model_config.image_size, model_config.image_size, device=device)
-        found = rates(models, images, config.repeats, config.warm_up, device)
+        speeds = rates(models, images, config.repeats, config.warm_up, device)
         for name, model in models.items():
             results.append(
                 {
@@ -57,9 +54,9 @@ def measure(config: TimingConfig, model_config: ModelConfig) -> list[dict[str, A
                     "batch_size": size,
                     "macs": count_macs(model, model_config.image_size),
                     "parameters": count_parameters(model),
-                    "images_per_s": found[name].images_per_s,
-                    "images_per_s_quartiles": list(found[name].quartiles),
-                    "speed_up": found[name].speed_up,
+                    "images_per_s": speeds[name].images_per_s,
+                    "images_per_s_quartiles": list(speeds[name].quartiles),
+                    "speed_up": speeds[name].speed_up,
                     "repeats": config.repeats,
                 }
             )
@@ -80,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"{result['model']:>16}  batch {result['batch_size']:>3}  {result['macs'] / 1e9:.2f} GMACs  "
             f"{result['parameters'] / 1e6:.1f} M  {result['images_per_s']:8.1f} images/s  {result['speed_up']:.2f}x"
         )
-    print(f"recorded: {path}; `python -m training.tables` writes the tables from it")
+    print(f"recorded: {path}")
 
 
 if __name__ == "__main__":

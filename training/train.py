@@ -24,7 +24,6 @@ from model import ModelConfig, files
 from model.engines.device import pick_device
 from training import cli, plots
 from training.config import FREE, TrainConfig
-from training.data import dataset
 from training.data.augment import Augmentation, seed_everything
 from training.data.images import Images, split_off
 from training.errors import DivergedError
@@ -61,11 +60,11 @@ class Run:
         if not self.arithmetic.fused:  # else as the model was built
             arithmetic.unfuse(self.objective)
         self.ema = ModelEmaV3(self.model, config.ema_decay, use_warmup=True) if config.ema_decay else None
-        whole = dataset.load(config.data_dir, "train", config.native_size)
+        whole = task.source.load("train", config.native_size)
         identity.refuse_other_images(whole, self.device)
         train, self.held_out = split_off(whole, config.val_fraction, config.split_seed)
         self.loader = Loader(train, config, task.preprocess, self.device)
-        self.augmentation = Augmentation(config, task.preprocess, len(task.classes), self.device)
+        self.augmentation = Augmentation(config, task.preprocess, len(task.source.classes), self.device)
         self.optimizer = create_optimizer_v2(
             self.model, opt=config.optimizer, lr=config.lr, weight_decay=config.weight_decay, param_group_fn=task.groups
         )
@@ -209,7 +208,7 @@ class Run:
             return
         training = {
             "command": cli.command(self.task.command),
-            "data": dataset.source(self.config.data_dir).origin,
+            "data": self.task.source.origin,
             "images": len(self.loader),
             "epoch": entry["epoch"],
             "processes": distributed.size(),
@@ -274,7 +273,7 @@ class Run:
 
     def _identity(self) -> dict[str, Any]:
         told = {**self.config.model_dump(mode="json", exclude={*FREE, "batch_size"}), **self.task.identity}
-        names = list(self.task.classes.names)
+        names = list(self.task.source.classes.names)
         return {**told, "class_names": names, "training_images": len(self.loader), identity.STEP: self.loader.batch}
 
 

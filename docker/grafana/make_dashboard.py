@@ -30,7 +30,7 @@ def at_a_glance() -> Row:
     queue = "max(freqmerge_queue_images{SELECTED} / freqmerge_queue_limit_images{SELECTED})"
     ready_steps = ((None, "red"), (1, "green"))
     alert_steps = ((None, "green"), (1, "red"))
-    meaning = "Firing now; what each means is in docs/operations.md."
+    meaning = "Firing now; what each means is in docs/guide/alerts.md."
     panels = [
         stat("Ready", "sum(freqmerge_ready{SELECTED})", "short", "Processes that answer pictures.", ready_steps),
         stat("Alerts", alerts, "short", meaning, alert_steps),

@@ -2,7 +2,7 @@
 
 torch_tensorrt is imported by the functions that need it, for it needs NVIDIA's libraries. Every call is held against
 the signatures in the torch-tensorrt wheel by
-tests/model/engines/test_tensorrt_calls.py; docs/engines.md says what has run.
+tests/model/engines/test_tensorrt_calls.py; docs/reference/engines.md says what has run.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from typing import Any
 
 from service.errors import BadParameter
 from service.runtime.loading import ServedModel
-from service.store.images import StoredImage
+from service.store.image_store import StoredImage
 
 
 def position(layer: int | None, merge_layers: Sequence[int]) -> int:

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from starlette.requests import Request
 
-from service.batching.slots import Answer, Slot
+from service.batching.batcher import Batcher
+from service.batching.waiting import Answer, Slot
 from service.errors import ClientGone, DeadlineExceeded, QueueFull, RequestError, UnknownImage
 from service.http.body import Upload, read_upload
 from service.http.deadline import Deadline
@@ -22,7 +23,7 @@ from service.observe.timing import Stages
 from service.pictures import jobs
 from service.runtime.loading import ServedModel
 from service.runtime.service import Service
-from service.store.images import StoredImage, stored_image
+from service.store.image_store import StoredImage, stored_image
 
 SHARE_BYTES = 1 << 18
 """Of the files of one request, what one thread decodes before another one helps."""
@@ -80,7 +81,7 @@ async def run_pixels(
     places = service.batcher.reserve(len(pixels), deadline.timeout_s, accepted=True)
     with places, WhenGone(request, places.client_left):
         for slot, image in zip(places.slots, pixels, strict=True):
-            slot.put(image)
+            service.batcher.put(slot, image)
         ends = _planned(await places.outcomes())
     _note(exchange_of(request).stages, ends)
     return ends
@@ -136,6 +137,7 @@ class _Decoding:
         self._pictures = pictures
         self._settings = service.settings
         self._budget = service.budget
+        self._batcher = service.batcher
         self._native_size = model.native_size
 
     def __call__(self) -> None:
@@ -151,20 +153,20 @@ class _Decoding:
                 )
             except Exception as error:
                 self.ended = time.perf_counter()
-                picture.slot.fail(error)
+                self._batcher.fail(picture.slot, error)
                 continue
             self.ended = time.perf_counter()
             decoded.append((picture.slot, pixels))
             if self.ended - handed >= HAND_OVER_S:
-                _hand_over(decoded)
+                _hand_over(self._batcher, decoded)
                 handed = self.ended
-        _hand_over(decoded)
+        _hand_over(self._batcher, decoded)
 
 
-def _hand_over(decoded: list[tuple[Slot, NDArray[np.uint8]]]) -> None:
+def _hand_over(batcher: Batcher, decoded: list[tuple[Slot, NDArray[np.uint8]]]) -> None:
     """Lets the decoded pictures wait for a batch, and empties the list."""
     for slot, pixels in decoded:
-        slot.put(pixels)
+        batcher.put(slot, pixels)
     decoded.clear()
 
 

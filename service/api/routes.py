@@ -19,7 +19,7 @@ from service.http.direct import DirectRoute
 from service.http.exchange import exchange_of
 from service.http.queries import refuse_unknown
 from service.pictures import jobs
-from service.store.images import StoredImage, stored_image
+from service.store.image_store import StoredImage, stored_image
 
 TopK = Annotated[int, Query(ge=1, le=100, description="how many predictions; fewer if the model has fewer classes")]
 CLASSIFY_PARAMETERS = ("top_k",)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from service.pictures.colormaps import Colormap
-from service.pictures.options import HeatmapFormat, View
+from service.pictures.heatmap import HeatmapFormat, View
 
 Pair = Annotated[
     tuple[int, int],

@@ -9,8 +9,9 @@ The contract, clause by clause (tests/service/batching/test_batcher.py):
 5. shutdown drains: what is admitted is answered, what comes later is refused.
 
 No timer, no polling: an idle engine thread sleeps on a condition. An engine that takes several batches at a time, such
-as one on other machines, has as many threads. What the queue decides is in `waiting`, what a caller holds in
-`service.batching.slots`; this is the shell with the lock and the threads.
+as one on other machines, has as many threads. What the queue decides is in `service.batching.waiting`, which is pure;
+the batcher owns it, with the lock, the clock and the threads around it. A caller holds slots, which are plain data, and
+hands them back: `batcher.put(slot, pixels)`.
 """
 
 from __future__ import annotations
@@ -23,25 +24,102 @@ import time
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from enum import Enum
+from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.batching.slots import Answer, Counts, Outcome, Reservation, Slot, deadline_exceeded
-from service.batching.waiting import Limits, Stage, WaitingQueue
-from service.errors import Draining, EngineFailed, NotReady, QueueFull, RequestError
-
-if TYPE_CHECKING:
-    from model.engines.engine import Engine, EngineOutput
+from model.engines.engine import Engine, EngineOutput
+from service.batching.waiting import Answer, Limits, Slot, Stage, WaitingQueue
+from service.errors import (
+    ClientGone,
+    DeadlineExceeded,
+    Draining,
+    EngineFailed,
+    NotReady,
+    QueueFull,
+    RequestError,
+)
 
 log = logging.getLogger(__name__)
 
 FAILURES_UNTIL_FAILING = 3
 """Batches in a row without a single answer after which the engine counts as failing."""
 
-
 Verdict = tuple[Slot, Answer | Exception]
+
+
+class Outcome(Enum):
+    """How an admitted image ended."""
+
+    ANSWERED = "answered"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+
+@dataclass(slots=True)
+class Counts:
+    """Admitted images and their ends; `admitted` is the sum of the others plus what is under way."""
+
+    admitted: int = 0
+    answered: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    expired: int = 0
+
+    @property
+    def ended(self) -> int:
+        """Images that have their end."""
+        return self.answered + self.failed + self.cancelled + self.expired
+
+    def add(self, outcome: Outcome) -> None:
+        """Counts one end."""
+        setattr(self, outcome.value, getattr(self, outcome.value) + 1)
+
+
+class Reservation:
+    """The slots of one request, held until the `with` block ends; their images share `timeout_s`."""
+
+    def __init__(self, batcher: Batcher, slots: Sequence[Slot], timeout_s: float) -> None:
+        self.slots = slots
+        self._batcher = batcher
+        self._timeout_s = timeout_s
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> Reservation:
+        """Starts the clock."""
+        loop, timeout_s = asyncio.get_running_loop(), self._timeout_s
+        self._timer = loop.call_later(timeout_s, self._end, lambda: _deadline_exceeded(timeout_s))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Frees the places; counts every image once: answered, failed, cancelled (or never run), expired."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._batcher.leave(self.slots, error)
+
+    def client_left(self) -> None:
+        """Ends every image that has no end yet: nobody waits for it."""
+        self._end(lambda: ClientGone("the client closed the connection before its answer was ready"))
+
+    async def outcomes(self) -> list[Answer | Exception]:
+        """One answer or error per slot, in order, as soon as all have their end."""
+        ends: list[Answer | Exception] = []
+        for slot in self.slots:
+            try:
+                ends.append(await slot.answer)
+            except Exception as error:
+                ends.append(error)
+        return ends
+
+    def _end(self, error: Callable[[], RequestError]) -> None:
+        for slot in self.slots:
+            if not slot.answer.done():
+                slot.answer.set_exception(error())
 
 
 @dataclass(eq=False, slots=True)
@@ -67,7 +145,7 @@ class Batcher:
         on_batch: Callable[[int], None] = lambda size: None,
     ) -> None:
         self.counts = Counts()
-        self._queue: WaitingQueue[Slot] = WaitingQueue(limits)
+        self._queue = WaitingQueue(limits)
         self._changed = threading.Condition()
         self._clock = clock
         self._on_batch = on_batch
@@ -122,7 +200,7 @@ class Batcher:
         if self._death is not None:
             raise NotReady(self._death)
         if self._refusing and draining:
-            raise Draining("expected a running service, found one that is shutting down; ask another replica")
+            raise Draining
         if self.queued + images > self.limits.max_queue_size:
             self._raise_full(images)
 
@@ -134,19 +212,18 @@ class Batcher:
         """
         self.check(images, draining=not accepted)
         loop, deadline = asyncio.get_running_loop(), self._clock() + timeout_s
-        slots = [Slot(self, deadline, loop.create_future(), timeout_s) for _ in range(images)]
+        slots = [Slot(deadline, timeout_s, loop.create_future()) for _ in range(images)]
         with self._changed:
             self._queue.reserve(images)
         self.counts.admitted += images
         self._idle.clear()
         return Reservation(self, slots, timeout_s)
 
-    def put(self, slot: Slot, image: NDArray[np.uint8]) -> None:
-        """Lets an admitted image wait for a batch, unless its caller has left; from any thread."""
+    def put(self, slot: Slot, pixels: NDArray[np.uint8]) -> None:
+        """Lets uint8 [3, native, native] wait for a batch, unless its caller has left; from any thread."""
         with self._changed:
             if (why := self._death) is None and slot.wanted:
-                slot.image = image
-                self._queue.put(slot, self._clock())
+                self._queue.put(slot, pixels, self._clock())
                 self._changed.notify()
         if why is not None:
             self.fail(slot, NotReady(why))
@@ -157,13 +234,13 @@ class Batcher:
             self._queue.leave(slot)
         self._deliver([(slot, error)])
 
-    def leave(self, slots: Sequence[Slot], outcomes: Sequence[Outcome]) -> None:
-        """Frees the places of a request and counts the ends of its images."""
+    def leave(self, slots: Sequence[Slot], error: BaseException | None) -> None:
+        """Frees the places of a request, which `error` ended early, and counts the ends of its images."""
         with self._changed:
             for slot in slots:
                 self._queue.leave(slot)
-        for outcome in outcomes:
-            self.counts.add(outcome)
+        for slot in slots:
+            self.counts.add(_outcome(slot, error))
         if self.counts.ended == self.counts.admitted:
             self._idle.set()
 
@@ -214,7 +291,7 @@ class Batcher:
         with self._changed:
             while True:
                 batch, expired, wait_s = self._queue.cut(self._clock(), self._stopping)
-                self._deliver([(slot, deadline_exceeded(slot.timeout_s)) for slot in expired])
+                self._deliver([(slot, _deadline_exceeded(slot.timeout_s)) for slot in expired])
                 if batch:
                     self._runs.append(_Run(batch, self._clock()))
                     return self._runs[-1]
@@ -250,7 +327,7 @@ class Batcher:
         return sum(isinstance(verdict, Answer) for _, verdict in verdicts)
 
     def _verdicts(self, engine: Engine, batch: list[Slot]) -> list[Verdict]:
-        images = [slot.image for slot in batch if slot.image is not None]
+        images = [slot.pixels for slot in batch if slot.pixels is not None]
         began = self._clock()
         stacked = np.stack(images)
         started = self._clock()
@@ -285,6 +362,26 @@ def _settle(verdicts: Sequence[Verdict]) -> None:
             slot.answer.set_result(verdict)
         else:
             slot.answer.set_exception(verdict)
+
+
+def _outcome(slot: Slot, block: BaseException | None) -> Outcome:
+    """How the image ended, where `block` is what ended its request early."""
+    answer = slot.answer
+    # asked for even where the block says enough: asyncio logs an exception that nobody has seen
+    own = answer.exception() if answer.done() and not answer.cancelled() else asyncio.CancelledError()
+    if (error := block or own) is None:
+        return Outcome.ANSWERED
+    if isinstance(error, DeadlineExceeded):
+        return Outcome.EXPIRED
+    if isinstance(error, ClientGone | asyncio.CancelledError):
+        return Outcome.CANCELLED
+    return Outcome.FAILED
+
+
+def _deadline_exceeded(timeout_s: float) -> DeadlineExceeded:
+    return DeadlineExceeded(
+        f"expected an answer within {timeout_s:g} s, found none; the service is busy, try again later"
+    )
 
 
 def _check_output(output: EngineOutput, count: int) -> None:

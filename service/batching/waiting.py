@@ -1,15 +1,38 @@
 """The queue of admitted images, without threads, event loop or clock: time arrives as a number.
 
-An image is admitted first (it holds a place while it is decoded), then waits with its pixels, and leaves
+An image is admitted first (its slot holds a place while it is decoded), then waits with its pixels, and leaves
 either into a batch, oldest first, or on its own when its caller has gone or its time is over.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass
 from enum import Enum
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Answer(NamedTuple):
+    """The engine's output for one image; the arrays are rows of its batch."""
+
+    logits: NDArray[np.float32]
+    frequency_score: NDArray[np.float32]
+    source_maps: NDArray[np.int64]
+    """Owner of every patch after each merging block, [merging blocks, patches]."""
+    queue_s: float
+    copy_s: float
+    engine_s: float
+    batch_size: int
+
+    @property
+    def source_map(self) -> NDArray[np.int64]:
+        """Owner of every patch at the end."""
+        last: NDArray[np.int64] = self.source_maps[-1]
+        return last
 
 
 class Stage(Enum):
@@ -22,15 +45,23 @@ class Stage(Enum):
 
 
 @dataclass(eq=False, slots=True)
-class Ticket:
-    """One admitted image, compared by identity; whoever queues images adds to it what they need."""
+class Slot:
+    """The place of one admitted image: plain data that its batcher changes, compared by identity."""
 
     deadline: float
+    timeout_s: float
+    answer: asyncio.Future[Answer]
+    """The engine's answer; ends with `EngineFailed`, `NotReady` (the engine died), `DeadlineExceeded`,
+    `ClientGone` or what the slot was failed with. The queue does not touch it."""
+    pixels: NDArray[np.uint8] | None = None
+    """uint8 [3, native, native], once it is decoded."""
     stage: Stage = Stage.RESERVED
     waiting_since: float = 0.0
 
-
-AnyTicket = TypeVar("AnyTicket", bound=Ticket)
+    @property
+    def wanted(self) -> bool:
+        """Whether pixels are still expected; from any thread."""
+        return self.stage is Stage.RESERVED and not self.answer.done()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +73,11 @@ class Limits:
     max_queue_size: int = 256
 
 
-class Cut(NamedTuple, Generic[AnyTicket]):
+class Cut(NamedTuple):
     """What leaves the queue now; if nothing does, `wait_s` is how long to wait (None: for a change)."""
 
-    batch: list[AnyTicket]
-    expired: list[AnyTicket]
+    batch: list[Slot]
+    expired: list[Slot]
     wait_s: float | None = None
 
 
@@ -62,13 +93,13 @@ def batch_size_now(waiting: int, oldest_age_s: float, limits: Limits, closing: b
     return 0
 
 
-class WaitingQueue(Generic[AnyTicket]):
+class WaitingQueue:
     """Admitted images in the order in which they became ready; not thread-safe."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self._reserved = 0
-        self._waiting: OrderedDict[AnyTicket, None] = OrderedDict()
+        self._waiting: OrderedDict[Slot, None] = OrderedDict()
 
     def __len__(self) -> int:
         """Images that hold a place: being decoded or waiting, not those in a batch."""
@@ -78,41 +109,39 @@ class WaitingQueue(Generic[AnyTicket]):
         """Holds so many places; the caller has compared the queue's length with its limit before."""
         self._reserved += images
 
-    def put(self, ticket: AnyTicket, now: float) -> None:
+    def put(self, slot: Slot, pixels: NDArray[np.uint8], now: float) -> None:
         """Lets a reserved image wait for a batch."""
         self._reserved -= 1
-        ticket.stage, ticket.waiting_since = Stage.WAITING, now
-        self._waiting[ticket] = None
+        slot.pixels, slot.stage, slot.waiting_since = pixels, Stage.WAITING, now
+        self._waiting[slot] = None
 
-    def leave(self, ticket: AnyTicket) -> None:
+    def leave(self, slot: Slot) -> None:
         """Takes an image out, wherever it is; one that runs already is only marked."""
-        if ticket.stage is Stage.RESERVED:
+        if slot.stage is Stage.RESERVED:
             self._reserved -= 1
-        elif ticket.stage is Stage.WAITING:
-            del self._waiting[ticket]
-        ticket.stage = Stage.GONE
+        elif slot.stage is Stage.WAITING:
+            del self._waiting[slot]
+        slot.stage = Stage.GONE
 
-    def cut(self, now: float, closing: bool = False) -> Cut[AnyTicket]:
+    def cut(self, now: float, closing: bool = False) -> Cut:
         """The expired images, and the batch that a free engine runs now."""
-        expired = [ticket for ticket in self._waiting if ticket.deadline <= now]
-        for ticket in expired:
-            self.leave(ticket)
+        expired = [slot for slot in self._waiting if slot.deadline <= now]
+        for slot in expired:
+            self.leave(slot)
         if not self._waiting:
             return Cut([], expired)
         age_s = now - next(iter(self._waiting)).waiting_since
         size = batch_size_now(len(self._waiting), age_s, self.limits, closing)
         if size == 0:
             return Cut([], expired, self.limits.max_queue_delay_s - age_s)
-        return Cut([self._pop() for _ in range(size)], expired)
+        batch = [self._waiting.popitem(last=False)[0] for _ in range(size)]
+        for slot in batch:
+            slot.stage = Stage.RUNNING
+        return Cut(batch, expired)
 
-    def clear(self) -> list[AnyTicket]:
+    def clear(self) -> list[Slot]:
         """All waiting images, taken out."""
-        tickets = list(self._waiting)
-        for ticket in tickets:
-            self.leave(ticket)
-        return tickets
-
-    def _pop(self) -> AnyTicket:
-        ticket, _ = self._waiting.popitem(last=False)
-        ticket.stage = Stage.RUNNING
-        return ticket
+        slots = list(self._waiting)
+        for slot in slots:
+            self.leave(slot)
+        return slots

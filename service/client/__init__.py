@@ -57,7 +57,7 @@ class Answer:
     predictions: tuple[Prediction, ...]
     heatmap_url: str | None
     body: dict[str, Any]
-    """The whole answer, as docs/api.md describes it."""
+    """The whole answer, as docs/reference/api.md describes it."""
 
 
 class Client:
@@ -82,7 +82,7 @@ class Client:
         return Answer(found, urljoin(url, heatmap) if heatmap else None, body)
 
     def heatmap(self, photo: Photo | Answer, **parameters: str | float) -> bytes:
-        """The drawing of a picture's heatmap as a file; `parameters` as in docs/api.md: view, format, size…
+        """The drawing of a picture's heatmap as a file; `parameters` as in docs/reference/api.md: view, format, size…
 
         An `Answer` of `classify` saves sending the picture again, for as long as the service keeps it.
         """

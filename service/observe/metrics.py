@@ -1,4 +1,4 @@
-"""Prometheus metrics of one app, in its own registry; names and units stand in docs/operations.md.
+"""Prometheus metrics of one app, in its own registry; names and units stand in docs/reference/metrics.md.
 
 What the batcher counts anyway is read from it when Prometheus asks (`BatcherCollector`), so the two cannot
 disagree. Children of the rest are bound once: looking up a label costs more than the observation.
@@ -6,8 +6,7 @@ disagree. Children of the rest are bound once: looking up a label costs more tha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterator, Sequence
 
 from prometheus_client import (
     CollectorRegistry,
@@ -23,15 +22,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from service.batching.slots import Outcome
+from service.batching.batcher import Batcher, Outcome
 from service.errors import documented
 from service.observe.timing import STAGES
-
-if TYPE_CHECKING:
-    from service.batching.batcher import Batcher
-    from service.pictures.budget import BodyBudget, ByteBudget
-    from service.runtime.loading import ServedModel
-    from service.store.images import ImageStore
+from service.store.image_store import ImageStore
 
 REQUEST_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 STAGE_BUCKETS = tuple(50e-6 * 2**step for step in range(18))
@@ -39,21 +33,6 @@ STAGE_BUCKETS = tuple(50e-6 * 2**step for step in range(18))
 BATCH_BUCKETS = tuple(float(2**step) for step in range(11))
 STORE_OPERATIONS = ("put", "get")
 LAG_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-
-
-class Observed(Protocol):
-    """What the metrics read at scrape time."""
-
-    batcher: Batcher
-    budget: ByteBudget
-    bodies: BodyBudget
-    store: ImageStore
-    model: ServedModel | None
-
-    @property
-    def ready(self) -> bool:
-        """Whether the service is ready."""
-        ...
 
 
 class Metrics:
@@ -116,9 +95,25 @@ class Metrics:
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
 
-    def watch(self, service: Observed) -> None:
-        """Reads queue, outcomes and readiness from the service at every scrape."""
-        self.registry.register(BatcherCollector(service))
+    def watch(
+        self,
+        batcher: Batcher,
+        store: ImageStore,
+        *,
+        decoding_bytes: Callable[[], float],
+        body_bytes: Callable[[], float],
+        ready: Callable[[], float],
+        device: Callable[[], str | None],
+    ) -> None:
+        """Reads all this at every scrape; `device` is that of an engine in this process, None if there is none."""
+        for collector in (BatcherCollector(batcher), StoreCollector(store), GpuCollector(device)):
+            self.registry.register(collector)
+        for name, text, value in (
+            ("freqmerge_decoding_bytes", "Memory that pictures being decoded hold", decoding_bytes),
+            ("freqmerge_body_bytes", "Memory that request bodies hold", body_bytes),
+            ("freqmerge_ready", "1 while the service is ready, else 0", ready),
+        ):
+            Gauge(name, text, registry=self.registry).set_function(value)
 
     def set_model(self, info: dict[str, str], class_names: Sequence[str]) -> None:
         """Names the model, and opens one prediction counter per class."""
@@ -167,14 +162,14 @@ def exposition(registry: Collector, accept: str) -> tuple[bytes, str]:
 
 
 class BatcherCollector(Collector):
-    """Queue, outcomes, busy time, recent images and readiness, read when asked."""
+    """Queue, outcomes and busy time, read when asked."""
 
-    def __init__(self, service: Observed) -> None:
-        self._service = service
+    def __init__(self, batcher: Batcher) -> None:
+        self._batcher = batcher
 
     def collect(self) -> Iterator[Metric]:
         """The families."""
-        batcher, counts = self._service.batcher, self._service.batcher.counts
+        batcher, counts = self._batcher, self._batcher.counts
         yield CounterMetricFamily("freqmerge_images_admitted", "Images admitted", value=counts.admitted)
         ended = CounterMetricFamily("freqmerge_images", "Admitted images, by how they ended", labels=["outcome"])
         for outcome in Outcome:
@@ -187,35 +182,44 @@ class BatcherCollector(Collector):
             "Time that the engine thread spent on batches",
             value=batcher.busy_s,
         )
-        yield _gauge("freqmerge_decoding_bytes", "Memory that pictures being decoded hold", self._service.budget.held)
-        yield _gauge("freqmerge_body_bytes", "Memory that request bodies hold", self._service.bodies.held)
-        yield _gauge("freqmerge_ready", "1 while the service is ready, else 0", float(self._service.ready))
-        yield from self._stored()
-        yield self._gpu_memory()
 
-    def _stored(self) -> Iterator[Metric]:
-        """Recent images, without a sample where this process cannot know."""
+
+class StoreCollector(Collector):
+    """Recent images, read when asked; without a sample where this process cannot know."""
+
+    def __init__(self, store: ImageStore) -> None:
+        self._store = store
+
+    def collect(self) -> Iterator[Metric]:
+        """The families."""
         images = GaugeMetricFamily("freqmerge_stored_images", "Recent images kept in memory")
         size = GaugeMetricFamily("freqmerge_stored_bytes", "Memory of the recent images")
-        if (held := self._service.store.held) is not None:
+        if (held := self._store.held) is not None:
             images.add_metric([], held.images)
             size.add_metric([], held.size_bytes)
         yield images
         yield size
 
-    def _gpu_memory(self) -> Metric:
-        """The device's memory, without a sample where the model does not run on CUDA."""
+
+class GpuCollector(Collector):
+    """The device's memory, read when asked; without a sample where the model does not run on CUDA here."""
+
+    def __init__(self, device: Callable[[], str | None]) -> None:
+        self._device = device
+
+    def collect(self) -> Iterator[Metric]:
+        """The family."""
         family = GaugeMetricFamily(
             "freqmerge_gpu_memory_bytes", "Memory of the model's GPU, whoever uses it", labels=["state"]
         )
-        model = self._service.model
-        if model is not None and model.engine.device.startswith("cuda") and not model.elsewhere:
+        device = self._device()
+        if device is not None and device.startswith("cuda"):
             import torch  # loaded long since by the engine; without one the metrics do without it
 
-            free, total = torch.cuda.mem_get_info(model.engine.device)
+            free, total = torch.cuda.mem_get_info(device)
             family.add_metric(["used"], total - free)
             family.add_metric(["free"], free)
-        return family
+        yield family
 
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:

@@ -11,7 +11,7 @@ from service.errors import QueueFull
 
 
 class ByteBudget:
-    """Bytes that jobs hold while they run; who finds too few left waits, in the order of arrival."""
+    """Bytes that jobs hold while they run; a job for which too few are left waits its turn."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,11 @@ from PIL import Image
 from model.images.prepare import center_square
 from service.pictures import figure
 from service.pictures.colormaps import Colormap, coloured
-from service.pictures.options import ImageFormat, View
+
+View = Literal["overlay", "score", "merged", "original", "panel"]
+ImageFormat = Literal["png", "webp", "jpeg"]
+HeatmapFormat = Literal["png", "webp", "jpeg", "json"]
+"""What a client may ask for: the drawing as a file, or its numbers."""
 
 VIEWABLE_SIDE = 256
 """Smaller pictures (CIFAR-100 has 32 x 32) are enlarged by a whole factor, up to this on the longer side."""

@@ -1,25 +1,21 @@
-"""The jobs of the worker threads: decoding, drawing, encoding. Blocking, and free of HTTP.
-
-The picture code imports the tensor library (training and serving share the preprocessing), so it is imported
-inside the jobs: the first import happens on the engine thread, while the socket already answers.
-"""
+"""The jobs of the worker threads: decoding, drawing, encoding. Blocking."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
+from model.images.pictures import network_side
 from service.http import forms
 from service.http.body import Upload, too_large
-from service.pictures.options import ImageFormat, View
+from service.pictures.budget import ByteBudget
+from service.pictures.colormaps import Colormap
+from service.pictures.decoding import decode, network_input
+from service.pictures.heatmap import ImageFormat, View, encode, render
 from service.settings import Settings
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from service.pictures.budget import ByteBudget
-    from service.pictures.colormaps import Colormap
-    from service.store.images import StoredImage
+from service.store.image_store import StoredImage
 
 
 class Decoded(NamedTuple):
@@ -43,9 +39,6 @@ class Drawing(NamedTuple):
 
 def decode_upload(upload: Upload, settings: Settings, native_size: int, budget: ByteBudget | None = None) -> Decoded:
     """What the engine needs of an upload; raises the `UploadError`s."""
-    from model.images.pictures import network_side
-    from service.pictures.decoding import decode, network_input
-
     data = upload.data if upload.boundary is None else forms.single_file(upload.data, upload.boundary)
     if len(data) > settings.max_upload_bytes:
         raise too_large(settings.max_upload_bytes, f"{len(data):,}")
@@ -58,9 +51,6 @@ def decode_upload(upload: Upload, settings: Settings, native_size: int, budget: 
 
 def draw(stored: StoredImage, grid: tuple[int, int], how: Drawing, settings: Settings, budget: ByteBudget) -> bytes:
     """A heatmap on the picture itself, at its own resolution up to `how.size`, as a file."""
-    from service.pictures.decoding import decode
-    from service.pictures.heatmap import encode, render
-
     picture = decode(
         stored.data,
         max_pixels=settings.max_pixels,
@@ -79,7 +69,3 @@ def draw(stored: StoredImage, grid: tuple[int, int], how: Drawing, settings: Set
         size=how.size,
     )
     return encode(image, how.format)
-
-
-def preload() -> None:
-    """Imports what the jobs need, so that the first request does not wait for it."""

@@ -34,7 +34,7 @@ class Engine:
         try:
             with service.batcher.reserve(len(images), service.settings.request_timeout_s) as places:
                 for slot, image in zip(places.slots, images, strict=True):
-                    slot.put(image)
+                    service.batcher.put(slot, image)
                 return packed(await places.outcomes())
         except RequestError as error:
             return error

@@ -16,7 +16,6 @@ from ray.serve.exceptions import RayServeException
 from service.app import create_app
 from service.errors import NotReady
 from service.observe import log
-from service.pictures import jobs
 from service.ray.engine import replica_name
 from service.ray.gathered import Family, Gathered, families
 from service.ray.plan import INGRESS, longest_call_s
@@ -56,7 +55,6 @@ class Ingress:
             raise self._service.failure
 
     def _load(self, settings: Settings) -> ServedModel:
-        jobs.preload()  # seconds, in which the engine loads its weights
         told = asyncio.run_coroutine_threadsafe(self._describe(), self._loop).result()
         return remote_model(told, self._call, self._loop, longest_call_s(settings), settings.engine_replicas)
 

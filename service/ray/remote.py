@@ -8,17 +8,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from model.engines.engine import EngineOutput
 from service.errors import Draining, NotReady, RequestError
 from service.ray.wire import Description, Facts, Reply, unpacked
 from service.runtime.loading import ServedModel
-
-if TYPE_CHECKING:
-    from model.engines.engine import EngineOutput
 
 log = logging.getLogger(__name__)
 

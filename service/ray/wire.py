@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.batching.slots import Answer
+from model.config import ModelConfig
+from model.engines.engine import EngineOutput, Precision
+from model.manifest import Manifest
+from service.batching.waiting import Answer
 from service.errors import RequestError
 from service.runtime.loading import ServedModel
-
-if TYPE_CHECKING:
-    from model.config import ModelConfig
-    from model.engines.engine import EngineOutput, Precision
-    from model.manifest import Manifest
 
 
 class Facts(NamedTuple):
@@ -82,6 +80,4 @@ def packed(ends: Sequence[Answer | Exception]) -> Reply:
 
 def unpacked(rows: Rows) -> EngineOutput:
     """The rows as an engine on this machine would have given them."""
-    from model.engines.engine import EngineOutput
-
     return EngineOutput(rows.logits, rows.frequency_score, rows.source_maps.astype(np.int64))

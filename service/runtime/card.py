@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-import runpy
-from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
+from model._version import __version__
+from model.images.pictures import FORMATS
 from service.runtime.loading import ServedModel
 from service.settings import Settings
-
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
-"""Accepted picture formats, those of `service.pictures.decoding` (which needs the tensor library; this does not)."""
-
-
-@cache
-def service_version() -> str:
-    """The version of FreqMerge."""
-    package = find_spec("model")
-    if package is None or package.origin is None:
-        return "unknown"
-    # Importing `model._version` would import the tensor library, seconds before the socket listens.
-    return str(runpy.run_path(str(Path(package.origin).with_name("_version.py")))["__version__"])
 
 
 def model_card(served: ServedModel, settings: Settings) -> dict[str, Any]:
@@ -49,7 +34,7 @@ def model_card(served: ServedModel, settings: Settings) -> dict[str, Any]:
         "top5": manifest.scores.get("top5"),
         "scores": manifest.scores,
         "versions": manifest.versions,
-        "service_version": service_version(),
+        "service_version": __version__,
         "limits": _limits(settings),
     }
 
@@ -74,7 +59,7 @@ def model_info(served: ServedModel) -> dict[str, str]:
         "device": engine.device,
         "precision": engine.precision,
         "keep_rate": f"{served.config.keep_rate:g}",
-        "version": service_version(),
+        "version": __version__,
     }
 
 

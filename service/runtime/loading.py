@@ -6,15 +6,13 @@ import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from model.config import ModelConfig
+from model.engines.engine import Engine
+from model.errors import FreqMergeError
+from model.manifest import Manifest, default_checkpoint_path
 from service.errors import StartupError
 from service.settings import Settings
-
-if TYPE_CHECKING:
-    from model.config import ModelConfig
-    from model.engines.engine import Engine
-    from model.manifest import Manifest
 
 log = logging.getLogger(__name__)
 
@@ -57,11 +55,9 @@ def load_model(settings: Settings) -> ServedModel:
             f"the model cannot be loaded: expected a checkpoint file at {settings.checkpoint}, found none; "
             "set FREQMERGE_CHECKPOINT to a .safetensors file, or leave it unset for the one that ships"
         )
-    # The tensor library takes seconds to import: here, on the engine thread, the socket answers meanwhile.
+    # These two import torch, which takes seconds: here, on the engine thread, while the socket already answers.
     from model.checkpoint import load_checkpoint
     from model.engines.choice import create_engine
-    from model.errors import FreqMergeError
-    from model.manifest import default_checkpoint_path
 
     try:
         path = settings.checkpoint or default_checkpoint_path()

@@ -1,18 +1,12 @@
-"""Everything that lives as long as one app: engine thread, batcher, worker threads, image store, metrics.
-
-The engine has a single thread, which loads the model, warms it up and then serves batches: compiled graphs
-and CUDA contexts stay on the thread that made them, and a death on the way is noticed in one place. The event
-loop never waits for it, so the socket answers while the model still loads.
-"""
+"""The parts of one app, made, handed to each other, opened and closed here; each does its work without this file."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
-import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,16 +14,15 @@ from prometheus_client.registry import Collector
 
 from service.batching.batcher import Batcher
 from service.batching.waiting import Limits
-from service.errors import Draining, NotReady, RequestError, StartupError
+from service.errors import NotReady, RequestError, StartupError
 from service.observe.metrics import Metrics
-from service.pictures import jobs
 from service.pictures.budget import BodyBudget, ByteBudget
-from service.runtime import card
+from service.runtime import card, readiness
+from service.runtime.engine_thread import EngineThread
 from service.runtime.loading import ModelLoader, ServedModel
 from service.runtime.pool import WorkerPool
 from service.settings import Settings
 from service.store.choice import open_store
-from service.store.images import ImageStore
 
 log = logging.getLogger(__name__)
 
@@ -45,46 +38,45 @@ class Service:
         self.metrics = Metrics()
         limits = Limits(settings.max_batch_size, settings.max_queue_delay_s, settings.max_queue_size)
         self.batcher = Batcher(limits, on_batch=self.metrics.batch)
+        self.engine = EngineThread(partial(load, settings), self.batcher, self._became_warm)
         self.pool = WorkerPool(settings.decode_threads)
         self.budget = ByteBudget(settings.max_decoding_bytes)
         self.bodies = BodyBudget(settings.max_body_bytes)
-        self.store: ImageStore = open_store(settings, self.metrics.store_failed)
-        self.model: ServedModel | None = None
+        self.store = open_store(settings, self.metrics.store_failed)
         self.labels: list[dict[str, Any]] = []
-        self.failure: StartupError | None = None
-        """Why the service will never be ready (again); its host should end the process."""
+        self.leaving = False
+        """Whether the shutdown was announced."""
         self.gather: Callable[[], Awaitable[Collector]] = self._own_metrics
         """What GET /metrics tells; a host with several replicas sets it to one that asks them all."""
-        self._load = load
-        self._leaving = False
         self._probing: asyncio.Task[None] | None = None
         self._ticker: asyncio.Task[None] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._settled = asyncio.Event()
-        self._engine_thread = threading.Thread(target=self._engine_life, name="freqmerge-engine", daemon=True)
-        self.metrics.watch(self)
+        self.metrics.watch(
+            self.batcher,
+            self.store,
+            decoding_bytes=lambda: self.budget.held,
+            body_bytes=lambda: self.bodies.held,
+            ready=lambda: self.ready,
+            device=self._own_device,
+        )
 
     # --- life ---
 
     async def open(self) -> None:
         """Starts the engine thread and returns at once."""
-        self._loop = asyncio.get_running_loop()
         self._ticker = asyncio.create_task(self._tick())
-        self._engine_thread.start()
+        self.engine.start()
 
     async def warm(self) -> None:
         """Returns when the engine is warm; raises the `StartupError` that kept it from that."""
-        await self._settled.wait()
-        if self.failure is not None:
-            raise self.failure
+        await self.engine.warm()
 
     def announce_shutdown(self) -> None:
         """Not ready from now on, though requests are still served; safe in a signal handler."""
-        self._leaving = True
+        self.leaving = True
 
     def refuse_new(self) -> None:
         """New pictures are refused; those under way go on."""
-        self._leaving = True
+        self.leaving = True
         self.batcher.refuse_new()
 
     async def close(self, grace_s: float = 5.0) -> None:
@@ -94,8 +86,7 @@ class Service:
             async with asyncio.timeout(grace_s):
                 await self.batcher.drained()
         self.batcher.stop()
-        if self.model is not None:  # while it loads nothing can stop it; it is a daemon thread
-            await asyncio.to_thread(self._engine_thread.join, grace_s)
+        await self.engine.join(grace_s)
         self.pool.close()
         for task in (self._ticker, self._probing):
             if task is not None:
@@ -105,9 +96,9 @@ class Service:
     # --- readiness ---
 
     @property
-    def leaving(self) -> bool:
-        """Whether the shutdown was announced."""
-        return self._leaving
+    def failure(self) -> StartupError | None:
+        """Why the service will never be ready (again); its host should end the process."""
+        return self.engine.failure
 
     @property
     def ready(self) -> bool:
@@ -128,85 +119,36 @@ class Service:
 
     def loaded(self) -> ServedModel:
         """The model; raises `NotReady` while there is none."""
-        if self.model is None:
-            raise self._obstacle() or NotReady("the model is not loaded")
-        return self.model
+        if self.engine.model is None:
+            raise self._obstacle() or NotReady("The model is not loaded.")
+        return self.engine.model
 
     def _obstacle(self) -> RequestError | None:
-        if self.failure is not None:
-            return NotReady("expected a running engine, found one that has died; the process is to be restarted")
-        if self._leaving:
-            return Draining("expected a running service, found one that is shutting down; ask another replica")
-        if self.model is None:
-            return NotReady("expected a warm engine, found one that still loads; try again in a few seconds")
-        if self.batcher.failing:
-            return NotReady("expected an engine that answers, found one whose last batches all failed; see the log")
-        if (age_s := self.batcher.running_s) > self.settings.stall_after_s:
-            return NotReady(f"expected an engine that makes progress, found one batch running for {age_s:.0f} s")
-        return None
+        engine, batcher = self.engine, self.batcher
+        return readiness.obstacle(
+            readiness.Facts(
+                dead=engine.failure is not None,
+                leaving=self.leaving,
+                loaded=engine.model is not None,
+                failing=batcher.failing,
+                running_s=batcher.running_s,
+                stall_after_s=self.settings.stall_after_s,
+            )
+        )
 
-    # --- engine threads ---
+    def _own_device(self) -> str | None:
+        """The device of an engine in this process."""
+        served = self.engine.model
+        return None if served is None or served.elsewhere else served.engine.device
 
-    def _engine_life(self) -> None:
-        with self._vital():
-            served = self._warm_model()
-            self._on_loop(self._became_warm, served)
-            more = [
-                threading.Thread(target=self._lane, args=(served,), name=f"freqmerge-engine-{lane}", daemon=True)
-                for lane in range(1, served.lanes)
-            ]
-            for thread in more:
-                thread.start()
-            self.batcher.serve(served.engine)
-            for thread in more:
-                thread.join()
-
-    def _lane(self, served: ServedModel) -> None:
-        with self._vital():
-            self.batcher.serve(served.engine)
-
-    @contextlib.contextmanager
-    def _vital(self) -> Iterator[None]:
-        """A block that the service does not outlive."""
-        try:
-            yield
-        except StartupError as error:
-            self._engine_died(error)
-        except BaseException as error:  # whatever it is, it must not leave waiting callers without an answer
-            log.critical("the engine thread died", exc_info=error)
-            self._engine_died(StartupError(f"the engine thread died: {type(error).__name__}: {error}"))
-
-    def _warm_model(self) -> ServedModel:
-        served = self._load(self.settings)
-        try:
-            served.engine.warm_up()
-        except Exception as error:
-            raise StartupError(f"the {served.engine.kind} engine cannot run its first batch: {error}") from error
-        jobs.preload()
-        gc.collect()
-        gc.freeze()  # model and libraries live as long as the process: no collection needs to walk them
-        return served
+    # --- on the event loop ---
 
     def _became_warm(self, served: ServedModel) -> None:
         self.labels = card.labels(served)
         info = card.model_info(served)
         self.metrics.set_model(info, served.manifest.class_names)
         self.store.serve(served.fingerprint)
-        self.model = served
-        self._settled.set()
         log.info("ready", extra={"fields": {**info, "reason": served.engine.reason}})
-
-    def _engine_died(self, error: StartupError) -> None:
-        self.failure = error
-        self._on_loop(self._settled.set)
-        self.batcher.abandon("expected a running engine, found one that has died; send the picture again")
-
-    def _on_loop(self, call: Callable[..., None], *args: Any) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has closed: nobody is left to tell
-            if self._loop is not None:
-                self._loop.call_soon_threadsafe(call, *args)
-
-    # --- on the event loop ---
 
     async def _own_metrics(self) -> Collector:
         return self.metrics.registry
@@ -226,4 +168,5 @@ class Service:
     async def _run_blank(self) -> None:
         side = self.loaded().native_size
         with contextlib.suppress(RequestError), self.batcher.reserve(1, self.settings.request_timeout_s) as places:
-            await places.slots[0].run(np.zeros((3, side, side), np.uint8))
+            self.batcher.put(places.slots[0], np.zeros((3, side, side), np.uint8))
+            await places.slots[0].answer

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from service.errors import StartupError
 from service.settings import PREFIX, Settings
-from service.store.images import ImageStore, MemoryStore
+from service.store.image_store import ImageStore
+from service.store.memory_store import MemoryStore
 
 
 def open_store(settings: Settings, on_failure: Callable[[str, int], None]) -> ImageStore:

@@ -21,8 +21,8 @@ from redis.exceptions import RedisError
 
 from service.errors import SettingsError, StoreUnreachable
 from service.settings import PREFIX, Settings
-from service.store.breaker import Breaker
-from service.store.images import StoredImage, new_id
+from service.store.circuit_breaker import CircuitBreaker
+from service.store.image_store import StoredImage, new_id
 from service.store.stored_bytes import packed, unpacked
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class RedisStore:
         self._max_bytes = settings.store_max_bytes
         self._ttl_ms = math.ceil(1000 * settings.store_ttl_s)
         self._on_failure = on_failure
-        self._breaker = Breaker(FAILURES, PAUSE_S)
+        self._breaker = CircuitBreaker(FAILURES, PAUSE_S)
         self._silent_until = 0.0
         self._prefix = KEY_PREFIX
 
@@ -146,7 +146,7 @@ def connect(url: str, timeout_s: float) -> Redis:
     except (TypeError, ValueError, RedisError):
         raise SettingsError(
             f"cannot start: {PREFIX}STORE_URL=(hidden) is not valid: expected a port and options as "
-            "docs/configuration.md lists them, found others"
+            "docs/reference/configuration.md lists them, found others"
         ) from None
     return Redis.from_pool(pool)
 

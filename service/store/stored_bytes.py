@@ -9,7 +9,7 @@ import struct
 
 import numpy as np
 
-from service.store.images import StoredImage
+from service.store.image_store import StoredImage
 
 MAGIC = b"FQM1"
 """Format and version: another version's images count as unknown."""

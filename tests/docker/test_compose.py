@@ -15,7 +15,7 @@ from service.settings import Settings
 from tests.docker.files import DOCKER, ROOT, compose, dashboard, resets, settings, stages, without_resets
 from tests.support.redis_server import redis_server
 
-FILES = ("docker-compose.yml", "docker/compose.cpu.yml", "docker/compose.redis.yml")
+FILES = ("docker-compose.yml", "docker/compose.cpu.yml", "docker/compose.redis.yml", "docker/compose.train.yml")
 FORCED_END_S = 10
 """How long a shutdown waits for an engine that hangs, after the drain."""
 
@@ -57,6 +57,12 @@ def test_both_files_build_a_target_of_the_dockerfile_whose_default_is_the_gpu(se
     assert services["freqmerge"]["build"]["target"] == "gpu"
     assert list(stages())[-1] == "gpu"
     assert compose("docker/compose.cpu.yml")["services"]["freqmerge"]["build"]["target"] in stages()
+
+
+def test_the_training_file_changes_nothing_but_the_image() -> None:
+    trained = compose("docker/compose.train.yml")
+    assert trained == {"services": {"freqmerge": {"image": "freqmerge:train", "build": {"target": "train"}}}}
+    assert "train" in stages()
 
 
 @pytest.mark.parametrize("name", ["freqmerge", "prometheus", "grafana"])

@@ -44,6 +44,14 @@ def test_the_image_says_where_it_is_from(target: str) -> None:
         assert f'org.opencontainers.image.{name}="${name.upper()}"' in text
 
 
+def test_only_the_image_that_trains_holds_the_training_package_and_none_the_tests() -> None:
+    holding = {name for name, lines in stages().items() for line in lines if "training" in line and "COPY" in line}
+    assert holding == {"train"}
+    assert "COPY training training" in stages()["train"]
+    assert [line for line in stages()["train"] if line.startswith("USER")] == ["USER 10001:10001"]
+    assert not any("tests" in line for lines in stages().values() for line in lines)
+
+
 def test_what_is_copied_is_what_the_build_context_lets_through() -> None:
     ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     allowed = {line[1:] for line in ignored if line.startswith("!")}

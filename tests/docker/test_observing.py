@@ -80,7 +80,7 @@ def test_every_alert_has_a_test_in_which_it_fires_and_one_in_which_it_does_not()
 
 
 def test_every_alert_says_how_bad_it_is_and_what_to_do() -> None:
-    page = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/guide/alerts.md").read_text(encoding="utf-8")
     rows = [line.split("|") for line in page.splitlines() if line.startswith("| `FreqMerge")]
     documented = {(row[1].strip(" `"), row[2].strip()) for row in rows}
     assert documented == {(rule["alert"], rule["labels"]["severity"]) for rule in alert_rules()}

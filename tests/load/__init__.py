@@ -1,1 +1,1 @@
-"""Load tests of the service, alone and beside other servers; see docs/benchmarks.md."""
+"""Load tests of the service, alone and beside other servers; see docs/studies/benchmarks.md."""

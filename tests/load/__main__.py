@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.load import comparison, inside, processes, records, reports, sections
-from tests.load.fake import Cost
+from tests.load import comparison, inside, load_records, markdown_tables, processes, sections
+from tests.load.costed_engine import Cost
 from tests.load.sections import How
 
 NAME = "service_bench"
@@ -27,8 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for part in options.parts:
         _say(f"{part} …")
         found += [{"base_ms": options.base_ms, "per_image_ms": options.per_image_ms, **one} for one in _run(part, how)]
-        path = records.write(NAME, command, found, options.results)  # after each part: a later one may fail
-    sys.stdout.write(reports.whole(found) + f"\nrecords: {path}\n")
+        path = load_records.write(NAME, command, found, options.results)  # after each part: a later one may fail
+    sys.stdout.write(markdown_tables.whole(found) + f"\nrecords: {path}\n")
     return 0
 
 
@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--base-ms", type=float, default=2.0, help="cost of a batch of the fake engine")
     parser.add_argument("--per-image-ms", type=float, default=0.1, help="cost of each image of a batch")
     parser.add_argument("--peers-python", type=Path, default=How().python, help="Python that has the peers")
-    parser.add_argument("--results", type=Path, default=records.RESULTS, help="folder of the records")
+    parser.add_argument("--results", type=Path, default=load_records.RESULTS, help="folder of the records")
     return parser
 
 

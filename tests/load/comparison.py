@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.load.figures import middle
+from tests.load.load_records import package_versions
 from tests.load.measure import measure
-from tests.load.records import package_versions
 from tests.load.sections import How, singles
 from tests.load.targets import OURS, PEERS, Target
 

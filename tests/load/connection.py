@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import cast
 
-from tests.load.wire import Answer, AnswerReader, WireError
+from tests.load.raw_http import Answer, AnswerReader, WireError
 
 NO_ANSWER = Answer(0, b"", True)
 """What a request on a broken connection gets."""

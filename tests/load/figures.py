@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 PERCENTILES = (50, 90, 95, 99)
 
 
@@ -22,16 +24,14 @@ class Sample(NamedTuple):
     """0: the connection broke or no answer came."""
 
 
-def percentile(sorted_values: Sequence[float], percent: float) -> float:
+def percentile(values: Sequence[float], percent: float) -> float:
     """The smallest value that at least `percent` of all do not exceed (nearest rank); NaN of nothing."""
-    if not sorted_values:
-        return math.nan
-    return sorted_values[max(0, math.ceil(percent / 100 * len(sorted_values)) - 1)]
+    return float(np.percentile(values, percent, method="inverted_cdf")) if values else math.nan
 
 
 def latencies_ms(samples: Sequence[Sample]) -> dict[str, float]:
     """p50, p90, p95 and p99 in milliseconds; empty of nothing."""
-    values = sorted(1000 * sample.latency_s for sample in samples)
+    values = [1000 * sample.latency_s for sample in samples]
     return {f"p{percent}_ms": round(percentile(values, percent), 3) for percent in PERCENTILES} if values else {}
 
 

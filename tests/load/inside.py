@@ -15,8 +15,8 @@ from service.batching.waiting import Limits
 from service.http.body import Upload
 from service.pictures.jobs import decode_upload
 from service.settings import Settings
-from tests.load.fake import NATIVE, Cost, FakeEngine
-from tests.load.images import small_pngs
+from tests.load.costed_engine import NATIVE, Cost, CostedEngine
+from tests.load.sample_pictures import small_pngs
 
 COST = Cost(0.002, 0.0)
 
@@ -44,9 +44,9 @@ def decode_cpu_us(repeats: int = 2000) -> dict[str, Any]:
 
 
 async def _turns(repeats: int) -> tuple[list[float], list[float]]:
-    engine = FakeEngine(COST)
+    engine = CostedEngine(COST)
     batcher = Batcher(Limits(1, 0.0, 16))
-    thread = threading.Thread(target=batcher.serve, args=(FakeEngine(COST),), daemon=True)
+    thread = threading.Thread(target=batcher.serve, args=(CostedEngine(COST),), daemon=True)
     thread.start()
     image = np.zeros((3, NATIVE, NATIVE), np.uint8)
     direct, through = [], []
@@ -56,7 +56,8 @@ async def _turns(repeats: int) -> tuple[list[float], list[float]]:
             engine.run(image[None])
             middle = time.perf_counter()
             with batcher.reserve(1, 30.0) as places:
-                await places.slots[0].run(image)
+                batcher.put(places.slots[0], image)
+                await places.slots[0].answer
             direct.append(middle - began)
             through.append(time.perf_counter() - middle)
     finally:

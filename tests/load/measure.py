@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tests.load import client, scrape
+from tests.load import client_process, scrape
 from tests.load.figures import summary
-from tests.load.load import Plan
+from tests.load.loops import Plan
 from tests.load.processes import Server, busy_share, fetch, machine_load
 from tests.load.targets import HOST
 
@@ -23,7 +23,7 @@ def measure(
     before = read_metrics(server) if stages else {}
     cpu_s = server.cpu_s()
     with busy_share() as busy:
-        seen = client.run(plan)
+        seen = client_process.run(plan)
     cpu_s = server.cpu_s() - cpu_s
     figures = {
         **({"concurrency": plan.concurrency} if plan.concurrency else {"rate": plan.rate}),

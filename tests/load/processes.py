@@ -1,7 +1,8 @@
-"""Server processes: started, awaited, watched through /proc, and ended."""
+"""Server processes: started, awaited, watched, and ended."""
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import signal
@@ -9,14 +10,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
-PROC = Path("/proc")
-TICKS = os.sysconf("SC_CLK_TCK")
-PAGE = os.sysconf("SC_PAGE_SIZE")
+import psutil
 
 
 class Server:
@@ -64,15 +63,16 @@ class Server:
 
     def cpu_s(self) -> float:
         """CPU seconds of all its processes that live, and of those that they have waited for."""
-        return sum(_cpu_s(pid) for pid in tree(self.pid))
+        return _total(self.pid, lambda process: sum(process.cpu_times()[:4]))
 
     def rss_bytes(self) -> int:
         """Resident memory of all its processes."""
-        return sum(_rss_bytes(pid) for pid in tree(self.pid))
+        return int(_total(self.pid, lambda process: process.memory_info().rss))
 
     def peak_rss_bytes(self) -> int:
         """The most memory that the process that was started ever had resident."""
-        return _peak_rss_bytes(self.pid)
+        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()  # psutil has no peak
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
 
     def stop(self, timeout_s: float = 15.0) -> int:
         """Ends it and everything that it started; its exit code."""
@@ -83,8 +83,9 @@ class Server:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        for pid in family[1:]:
-            _kill(pid)
+        for process in family[1:]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         self._log.close()
         return self._process.returncode
 
@@ -117,23 +118,20 @@ def fetch(port: int, path: str, timeout_s: float = 10.0) -> tuple[int, bytes]:
         connection.close()
 
 
-def tree(pid: int) -> list[int]:
-    """The process and everything below it, itself first."""
-    parents: dict[int, list[int]] = {}
-    for entry in PROC.iterdir():
-        if entry.name.isdigit() and (fields := _stat(int(entry.name))):
-            parents.setdefault(int(fields[1]), []).append(int(entry.name))
-    found = [pid]
-    for one in found:
-        found.extend(parents.get(one, []))
-    return found
+def tree(pid: int) -> list[psutil.Process]:
+    """The process and everything below it, itself first; empty if it is gone."""
+    try:
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
 
 
-def command(pid: int) -> str:
+def command(process: psutil.Process) -> str:
     """The title or command line of a process; empty if it is gone."""
     try:
-        return (PROC / str(pid) / "cmdline").read_text(errors="replace")
-    except OSError:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
         return ""
 
 
@@ -145,43 +143,15 @@ def machine_load() -> float:
 @contextmanager
 def busy_share() -> Iterator[list[float]]:
     """Fills the list with the share of all cores that was busy during the block, whoever used it."""
-    told: list[float] = []
-    before = _machine_ticks()
-    yield told
-    busy, total = (after - earlier for after, earlier in zip(_machine_ticks(), before, strict=True))
-    told.append(round(busy / total, 3) if total else 0.0)
+    shares: list[float] = []
+    psutil.cpu_percent()  # the next call tells of the time since this one
+    yield shares
+    shares.append(round(psutil.cpu_percent() / 100, 3))
 
 
-def _machine_ticks() -> tuple[int, int]:
-    counts = [int(value) for value in (PROC / "stat").read_text().splitlines()[0].split()[1:9]]
-    return sum(counts) - counts[3] - counts[4], sum(counts)
-
-
-def _stat(pid: int) -> list[str]:
-    """Fields of /proc/PID/stat from the state on (field 3); empty if the process is gone."""
-    try:
-        return (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return []
-
-
-def _cpu_s(pid: int) -> float:
-    fields = _stat(pid)
-    return sum(int(value) for value in fields[11:15]) / TICKS if fields else 0.0
-
-
-def _rss_bytes(pid: int) -> int:
-    fields = _stat(pid)
-    return int(fields[21]) * PAGE if fields else 0
-
-
-def _peak_rss_bytes(pid: int) -> int:
-    lines = (PROC / str(pid) / "status").read_text().splitlines()
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
-
-
-def _kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
+def _total(pid: int, read: Callable[[psutil.Process], float]) -> float:
+    total = 0.0
+    for process in tree(pid):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended just now
+            total += read(process)
+    return total

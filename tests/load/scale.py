@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.load import client, processes, records, reports
-from tests.load.fake import Cost
-from tests.load.load import Plan
+from tests.load import client_process, load_records, markdown_tables, processes
+from tests.load.costed_engine import Cost
+from tests.load.loops import Plan
 from tests.load.measure import measure
 from tests.load.processes import Server
 from tests.load.sections import singles
@@ -56,7 +56,7 @@ def kill_figures(seconds: float) -> list[dict[str, Any]]:
     with start("2x2", COSTS["engine"]) as server:
         for deployment in ("Engine", "Ingress"):
             plan = Plan(HOST, server.port, tuple(singles(OURS)), seconds, warm_s=1.0, concurrency=64)
-            running = client.Client(plan)
+            running = client_process.Client(plan)
             time.sleep(1.0 + seconds / 3)
             os.kill(replica_pids(server, deployment)[0], signal.SIGKILL)
             seen = running.seen()
@@ -79,7 +79,7 @@ def kill_figures(seconds: float) -> list[dict[str, Any]]:
 def replica_pids(server: Server, deployment: str) -> list[int]:
     """The processes of a deployment's replicas."""
     wanted = f"ServeReplica:freqmerge:{deployment}"
-    return [pid for pid in processes.tree(server.pid) if wanted in processes.command(pid)]
+    return [process.pid for process in processes.tree(server.pid) if wanted in processes.command(process)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -92,12 +92,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for layout in options.layouts:
         sys.stderr.write(f"bench: {options.load} {layout} …\n")
         figures = layout_figures(layout, options.load, options.seconds, options.haproxy)
-        path = records.merge(NAME, command, [figures], _key, options.results)
+        path = load_records.merge(NAME, command, [figures], _key, options.results)
     if options.kill:
         sys.stderr.write("bench: kill …\n")
-        path = records.merge(NAME, command, kill_figures(max(9.0, options.seconds)), _key, options.results)
-    found = records.read(NAME, options.results)
-    sys.stdout.write(f"{reports.scale(found)}\n{reports.kills(found)}\nrecords: {path}\n")
+        path = load_records.merge(NAME, command, kill_figures(max(9.0, options.seconds)), _key, options.results)
+    found = load_records.read(NAME, options.results)
+    sys.stdout.write(f"{markdown_tables.scale(found)}\n{markdown_tables.kills(found)}\nrecords: {path}\n")
     return 0
 
 
@@ -118,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--haproxy", action="store_true", help="with Ray's HAProxy mode")
     parser.add_argument("--kill", action="store_true", help="kill a replica of each kind under load as well")
     parser.add_argument("--seconds", type=float, default=4.0, help="measured seconds of each load")
-    parser.add_argument("--results", type=Path, default=records.RESULTS, help="folder of the records")
+    parser.add_argument("--results", type=Path, default=load_records.RESULTS, help="folder of the records")
     return parser
 
 

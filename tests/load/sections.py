@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from tests.load import client
-from tests.load.fake import NATIVE, Cost
+from tests.load import client_process
+from tests.load.costed_engine import NATIVE, Cost
 from tests.load.figures import summary
-from tests.load.images import small_pngs
-from tests.load.load import Plan
+from tests.load.loops import Plan
 from tests.load.measure import measure
 from tests.load.processes import Server, fetch
+from tests.load.raw_http import multipart, request
+from tests.load.sample_pictures import small_pngs
 from tests.load.targets import HOST, OURS, REAL, Target
-from tests.load.wire import multipart, request
 
 Record = dict[str, Any]
 
@@ -96,7 +96,7 @@ def overload(how: How) -> list[Record]:
         ]
         peak = max(one["images_per_s"] for one in peaks)
         probes = Plan(HOST, server.port, (request("GET", "/live", HOST),), how.seconds, how.warm_s, rate=50)
-        prober = client.Client(probes)
+        prober = client_process.Client(probes)
         load = measure(server, requests, seconds=how.seconds, warm_s=how.warm_s, rate=3 * peak, connections=512)
         live = summary(prober.seen().samples, how.seconds)
     told = {"peak_images_per_s": peak, "goodput_share": round(load["images_per_s"] / peak, 4), "live": live}

@@ -1,4 +1,4 @@
-"""`python -m tests.load.tables`: the tables of docs/benchmarks.md, made from the records and nothing else.
+"""`python -m tests.load.tables`: the tables of docs/studies/benchmarks.md, made from the records and nothing else.
 
 A table stands between `<!-- bench: NAME -->` and `<!-- end -->`; the rest of the page is left alone.
 """
@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from model import files
-from tests.load import records, reports
+from tests.load import load_records, markdown_tables
 
-PAGE = Path("docs/benchmarks.md")
+PAGE = Path("docs/studies/benchmarks.md")
 MARKED = re.compile(r"(<!-- bench: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 NOT_RUN = "Not run yet.\n"
 
@@ -38,21 +38,21 @@ def soak(found: Sequence[Record]) -> str:
             )
         )
     head = ("run", "load", "seconds", "unplanned answers", "growth MiB", "bound MiB", "check")
-    return reports.table(head, rows)
+    return markdown_tables.table(head, rows)
 
 
 BENCH: dict[str, Callable[[Sequence[Record]], str]] = {
-    "goals": reports.goals,
-    "peers": reports.peers,
-    "sweep": lambda found: reports.sweep(found, "freqmerge"),
-    "stages": lambda found: reports.stages(found, "freqmerge"),
-    "many": reports.many,
-    "overload": reports.overload,
-    "slow_host": reports.goals,
+    "goals": markdown_tables.goals,
+    "peers": markdown_tables.peers,
+    "sweep": lambda found: markdown_tables.sweep(found, "freqmerge"),
+    "stages": lambda found: markdown_tables.stages(found, "freqmerge"),
+    "many": markdown_tables.many,
+    "overload": markdown_tables.overload,
+    "slow_host": markdown_tables.goals,
     "soak": soak,
-    "scale": reports.scale,
-    "kills": reports.kills,
-    "real": lambda found: reports.sweep(found, "freqmerge_real"),
+    "scale": markdown_tables.scale,
+    "kills": markdown_tables.kills,
+    "real": lambda found: markdown_tables.sweep(found, "freqmerge_real"),
 }
 
 
@@ -67,11 +67,11 @@ FILES = {
 
 def made(name: str, results: Path) -> str:
     """The table of that name with its source below."""
-    found = records.read(FILES.get(name, "service_bench"), results)
+    found = load_records.read(FILES.get(name, "service_bench"), results)
     if not found:
         return NOT_RUN
     table = BENCH[name](found)
-    return f"{table}\n{reports.source(found)}"
+    return f"{table}\n{markdown_tables.source(found)}"
 
 
 def fill(page: str, results: Path) -> str:
@@ -81,7 +81,7 @@ def fill(page: str, results: Path) -> str:
 
 def main() -> None:
     """Rewrites the tables of the page."""
-    files.write_text(PAGE, fill(PAGE.read_text(encoding="utf-8"), records.RESULTS))
+    files.write_text(PAGE, fill(PAGE.read_text(encoding="utf-8"), load_records.RESULTS))
 
 
 if __name__ == "__main__":

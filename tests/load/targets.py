@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from service.settings import PREFIX
-from tests.load.fake import Cost
+from tests.load.costed_engine import Cost
 from tests.load.processes import Server
-from tests.load.wire import multipart, request
+from tests.load.raw_http import multipart, request
 
 HOST = "127.0.0.1"
 ROOT = Path(__file__).parent.parent.parent
@@ -57,7 +57,7 @@ class Target:
 
 
 def _fake(python: Path, port: int, cost: Cost) -> list[str]:
-    return [sys.executable, "-m", "tests.load.server", "--port", str(port), *_cost(cost)]
+    return [sys.executable, "-m", "tests.load.costed_server", "--port", str(port), *_cost(cost)]
 
 
 def _real(python: Path, port: int, cost: Cost) -> list[str]:
@@ -85,7 +85,7 @@ OURS = Target("freqmerge", "FreqMerge", _fake, "/ready")
 SCALED = Target(
     "scaled",
     "FreqMerge on Ray Serve",
-    lambda python, port, cost: [sys.executable, "-m", "tests.load.scaled", "--port", str(port), *_cost(cost)],
+    lambda python, port, cost: [sys.executable, "-m", "tests.load.costed_ray_app", "--port", str(port), *_cost(cost)],
     "/ready",
     extra={"RAY_USAGE_STATS_ENABLED": "0"},
 )

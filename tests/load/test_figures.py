@@ -13,15 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.http.forms import several_files
-from tests.load import goals, records, reports, scrape, tables
+from tests.load import goals, load_records, markdown_tables, scrape, tables
 from tests.load.comparison import turned
-from tests.load.fake import Cost, FakeEngine, fake_loader
+from tests.load.costed_engine import Cost, CostedEngine, costed_loader
 from tests.load.figures import Sample, middle, percentile, summary
-from tests.load.images import photos
-from tests.load.load import due_times
+from tests.load.loops import due_times
+from tests.load.raw_http import Answer, AnswerReader, WireError, multipart, request
+from tests.load.sample_pictures import photos
 from tests.load.soak.growth import LIMIT_BYTES, growth
 from tests.load.targets import OURS, PEERS
-from tests.load.wire import Answer, AnswerReader, WireError, multipart, request
 from tests.service.conftest import running
 
 PLAIN = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
@@ -101,7 +101,7 @@ def test_the_fake_engine_takes_as_long_as_its_cost_says() -> None:
     cost = Cost(base_s=0.002, per_image_s=0.0001)
     assert cost.batch_s(64) == pytest.approx(0.0084)
     assert cost.images_per_s(64) == pytest.approx(64 / 0.0084)
-    output = FakeEngine(Cost(0, 0)).run(np.zeros((3, 3, 32, 32), np.uint8))
+    output = CostedEngine(Cost(0, 0)).run(np.zeros((3, 3, 32, 32), np.uint8))
     assert [len(part) for part in output] == [3, 3, 3]
 
 
@@ -184,7 +184,7 @@ def test_twice_litserve_is_judged_by_the_ratio() -> None:
 
 def test_the_page_gets_its_tables_from_the_records(tmp_path: Path) -> None:
     page = "before\n<!-- bench: peers -->\nold\n<!-- end -->\nafter <!-- bench: soak -->\n<!-- end -->\n"
-    records.write("service_bench", "the command", [peer("bare", 123.4, 5.6)], tmp_path)
+    load_records.write("service_bench", "the command", [peer("bare", 123.4, 5.6)], tmp_path)
     filled = tables.fill(page, tmp_path)
     assert "| bare | 64 | 123 | 123 to 123 | 1.0 | 5.6 | 300 | 100 | 1 |" in filled
     assert "`the command` on " in filled
@@ -195,7 +195,7 @@ def test_the_page_gets_its_tables_from_the_records(tmp_path: Path) -> None:
 
 def test_the_tables_of_the_docs_are_those_of_the_records() -> None:
     page = tables.PAGE.read_text(encoding="utf-8")
-    assert tables.fill(page, records.RESULTS) == page
+    assert tables.fill(page, load_records.RESULTS) == page
 
 
 def test_a_run_of_some_layouts_keeps_the_records_of_the_others(tmp_path: Path) -> None:
@@ -203,8 +203,8 @@ def test_a_run_of_some_layouts_keeps_the_records_of_the_others(tmp_path: Path) -
         return [{"layout": layout, "images_per_s": rate} for layout, rate in values]
 
     for command, results in (("first", layouts(("1x1", 1), ("2x1", 2))), ("second", layouts(("2x1", 3), ("4x1", 4)))):
-        records.merge("scale", command, results, lambda one: one["layout"], tmp_path)
-    found = [(one["layout"], one["images_per_s"], one["command"]) for one in records.read("scale", tmp_path)]
+        load_records.merge("scale", command, results, lambda one: one["layout"], tmp_path)
+    found = [(one["layout"], one["images_per_s"], one["command"]) for one in load_records.read("scale", tmp_path)]
     assert found == [("1x1", 1, "first"), ("2x1", 3, "second"), ("4x1", 4, "second")]
 
 
@@ -218,7 +218,7 @@ def test_layouts_stand_below_the_single_process_and_a_killed_replica_is_told_by_
         "statuses": {"200": 9, "503": 1},
         **figures,
     }
-    text = reports.scale(
+    text = markdown_tables.scale(
         [one | {"layout": "2x1"}, one | {"layout": "single"}, one | {"layout": "2x1", "haproxy": True}]
     )
     assert text.splitlines()[2:] == [
@@ -228,11 +228,11 @@ def test_layouts_stand_below_the_single_process_and_a_killed_replica_is_told_by_
     ]
     statuses = {"200": 90, "503": 6, "0": 4}
     kill = {"kind": "kill", "killed": "engine", "clients": 64, "requests": 100, "statuses": statuses, "longest_ms": 7}
-    assert reports.kills([kill]).splitlines()[2] == "| one of two: engine | 64 | 100 | 90 | 6 | 4 | 7.0 |"
+    assert markdown_tables.kills([kill]).splitlines()[2] == "| one of two: engine | 64 | 100 | 90 | 6 | 4 | 7.0 |"
 
 
 def test_a_table_is_markdown() -> None:
-    assert reports.table(("a", "b"), [("1", "2")]) == "| a | b |\n| --- | ---: |\n| 1 | 2 |\n"
+    assert markdown_tables.table(("a", "b"), [("1", "2")]) == "| a | b |\n| --- | ---: |\n| 1 | 2 |\n"
 
 
 def test_memory_that_levels_off_holds_and_memory_that_rises_does_not() -> None:
@@ -248,7 +248,7 @@ def test_memory_that_levels_off_holds_and_memory_that_rises_does_not() -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("view", ["overlay", "merged", "panel"])
 async def test_the_model_of_known_cost_answers_every_route_that_load_is_put_on(view: str) -> None:
-    async with running(fake_loader(Cost(0, 0))) as app:
+    async with running(costed_loader(Cost(0, 0))) as app:
         answer = await app.client.post("/classify", content=photos()[0], headers={"Content-Type": "image/jpeg"})
         query = {"image_id": answer.json()["image_id"]}
         assert (await app.client.get("/heatmap", params={**query, "view": view})).status_code == 200

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from tests.load import load, processes, reports, sections
+from tests.load import loops, markdown_tables, processes, sections
 from tests.load.connection import Connection
-from tests.load.fake import Cost
-from tests.load.load import Plan
+from tests.load.costed_engine import Cost
+from tests.load.loops import Plan
 from tests.load.measure import measure
 from tests.load.processes import Server
+from tests.load.raw_http import request
 from tests.load.soak.talk import ask, leave
 from tests.load.targets import HOST, OURS
-from tests.load.wire import request
 
 COST = Cost(0.005, 0.0)
 
@@ -38,13 +38,13 @@ def test_a_closed_loop_gives_latencies_cpu_and_stages(server: Server) -> None:
     assert set(found["stages_us"]) >= {"read", "decode", "queue", "engine", "encode"}
     assert 50 < found["server_cpu_us"] < 100_000
     assert 1 <= found["batch"] <= 2
-    told = reports.sweep([{"kind": "closed", "server": "freqmerge", **found}], "freqmerge")
+    told = markdown_tables.sweep([{"kind": "closed", "server": "freqmerge", **found}], "freqmerge")
     assert "| 2 clients |" in told
 
 
 def test_an_open_loop_at_too_high_a_rate_is_refused_not_slowed_down(server: Server) -> None:
     plan = Plan(HOST, server.port, tuple(sections.singles(OURS)), seconds=0.5, rate=1500, connections=64)
-    seen = asyncio.run(load.open_loop(plan))
+    seen = asyncio.run(loops.open_loop(plan))
     assert len(seen.samples) == 750
     assert {sample.status for sample in seen.samples} == {200, 429}
     assert seen.answered == 750
@@ -75,13 +75,13 @@ class Double(asyncio.Protocol):
         self._ended.release()
 
 
-async def loaded(double: type[Double], **plan: Any) -> load.Load:
+async def loaded(double: type[Double], **plan: Any) -> loops.Load:
     """What the client saw of the double, all of whose connections have ended."""
     ended = asyncio.Semaphore(0)
     listening = await asyncio.get_running_loop().create_server(lambda: double(ended), HOST, 0)
     async with listening:
         port = listening.sockets[0].getsockname()[1]
-        make = load.open_loop if "rate" in plan else load.closed_loop
+        make = loops.open_loop if "rate" in plan else loops.closed_loop
         seen = await make(Plan(HOST, port, (request("GET", "/", HOST),), **plan))
         for _ in range(double.taken):
             async with asyncio.timeout(20):
@@ -130,7 +130,7 @@ def test_a_client_that_leaves_does_no_harm(server: Server) -> None:
 
 
 def test_memory_and_cpu_are_those_of_the_server(server: Server) -> None:
-    assert processes.tree(server.pid)[0] == server.pid
+    assert processes.tree(server.pid)[0].pid == server.pid
     assert 20 << 20 < server.rss_bytes() <= server.peak_rss_bytes() + (64 << 20)
     assert server.cpu_s() > 0.1
 

@@ -99,7 +99,7 @@ def test_a_misspelt_setting_is_refused_with_the_one_that_was_meant(monkeypatch: 
         read_settings()
     assert str(caught.value) == (
         "cannot start: FREQMERGE_COLOUR is not a setting; FREQMERGE_MAX_BATCHSIZE is not a setting "
-        "(did you mean FREQMERGE_MAX_BATCH_SIZE?); docs/configuration.md lists them all"
+        "(did you mean FREQMERGE_MAX_BATCH_SIZE?); docs/reference/configuration.md lists them all"
     )
     assert caught.value.exit_code == 2
 

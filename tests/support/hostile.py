@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from tests.load.images import photos, small_pngs
+from tests.load.sample_pictures import photos, small_pngs
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
 HUGE = (0, 1, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF)

@@ -15,6 +15,9 @@ from service.errors import problem_type
 
 PROBLEM_MEMBERS = {"type", "title", "status", "detail", "instance", "request_id"}
 
+STATES = {"not_ready", "draining"}
+"""Reasons that may tell a state of the service in a sentence; all others name what was expected and found."""
+
 
 def problem(response: httpx.Response, status: int, reason: str) -> dict[str, Any]:
     """The problem document of a refused request, once everything that all of them share is checked."""
@@ -25,7 +28,8 @@ def problem(response: httpx.Response, status: int, reason: str) -> dict[str, Any
     assert body["type"] == problem_type(reason)
     assert body["status"] == status
     assert body["request_id"] == response.headers["x-request-id"]
-    assert "expected" in body["detail"]
+    detail = body["detail"]
+    assert "expected" in detail or (reason in STATES and detail[0].isupper() and detail.endswith("."))
     for leak in ("Traceback", 'File "', ".py"):
         assert leak not in response.text
     return body

@@ -14,7 +14,7 @@ from training.errors import TrainingError
 @pytest.fixture
 def files(tmp_path):
     save_checkpoint(tmp_path / "tiny.safetensors", tiny(), preprocess=Preprocess(native_size=16))
-    return ["--models", str(tmp_path / "tiny.safetensors"), "--results", str(tmp_path), "--device", "cpu"]
+    return ["--models", str(tmp_path / "tiny.safetensors"), "--output_dir", str(tmp_path), "--device", "cpu"]
 
 
 def test_an_engine_that_gives_way_to_another_is_never_timed_under_its_name(files):

@@ -18,14 +18,12 @@ from training.measure import records
 
 @pytest.fixture
 def config(trained, data_dir, tmp_path):
-    return EvaluateConfig(
-        ckpt=trained, data_dir=data_dir, output_dir=tmp_path, results=tmp_path / "results", device="cpu", batch_size=33
-    )
+    return EvaluateConfig(ckpt=trained, data_dir=data_dir, output_dir=tmp_path, device="cpu", batch_size=33)
 
 
 def test_the_record_holds_what_the_checkpoint_scores_and_costs(config, trained, data_dir):
     result = evaluate.evaluate(config, {}, "the command")
-    images = dataset.load(data_dir, "test", 32)
+    images = dataset.source(data_dir).load("test", 32)
     loaded = load_checkpoint(trained)
     mean, std = (
         torch.tensor(part)[:, None, None] for part in (loaded.manifest.preprocess.mean, loaded.manifest.preprocess.std)
@@ -92,7 +90,7 @@ def test_the_confusion_matrix_is_large_enough_to_read_a_hundred_names(config):
 
 def test_the_seeds_command_runs_and_leaves_its_files(trained, data_dir, tmp_path):
     flags = (
-        f"--ckpt {trained} --data_dir {data_dir} --output_dir {tmp_path} --results {tmp_path} --benchmark --visualize "
+        f"--ckpt {trained} --data_dir {data_dir} --output_dir {tmp_path} --benchmark --visualize "
         "--confusion --no_freqmerge --batch_sizes 1 --repeats 3 --threads 1"
     )
     done = _run("training.evaluate", flags)
@@ -100,7 +98,7 @@ def test_the_seeds_command_runs_and_leaves_its_files(trained, data_dir, tmp_path
     assert "top-1" in done.stdout
     for name in ("lfgm_heatmaps.png", "confusion_matrix.png"):
         assert (tmp_path / "visualizations" / name).stat().st_size > 10_000
-    assert json.loads((tmp_path / "evaluate.jsonl").read_text())["config"]["keep_rate"] == 1.0
+    assert json.loads((tmp_path / "results" / "evaluate.jsonl").read_text())["config"]["keep_rate"] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -128,7 +126,7 @@ def test_what_cannot_be_evaluated_ends_with_one_clear_line_and_code_two(
     save_checkpoint(broken, model)
     save_checkpoint(two, tiny(num_classes=2), class_names=("a", "b"), superclasses=())
     line = flags.format(trained=trained, pth=pth, broken=broken, two=two)
-    words = [*("--data_dir", str(data_dir), "--results", str(tmp_path)), *line.split()]
+    words = [*("--data_dir", str(data_dir), "--output_dir", str(tmp_path)), *line.split()]
     with pytest.raises(SystemExit) as ended:
         cli.run(lambda: evaluate.main(words))
     assert ended.value.code == 2

@@ -101,9 +101,9 @@ def _dying(config, model_config, after):
 
 
 def test_the_command_prints_and_records_how_many_images_it_makes_a_second(data_dir, tmp_path, capsys):
-    flags = f"--data_dir {data_dir} --device cpu --batch_size 50 --image_size 64 --seconds 0.2 --results {tmp_path}"
+    flags = f"--data_dir {data_dir} --device cpu --batch_size 50 --image_size 64 --seconds 0.2 --output_dir {tmp_path}"
     loader.main(flags.split())
-    (found,) = loader.records.read("loader", tmp_path)
+    (found,) = loader.records.read("loader", tmp_path / "results")
     assert found["loader"] > found["loader_enlarged"] > 10
     assert f"{found['loader']:.0f} images/s; {found['loader_enlarged']:.0f} enlarged to 64" in capsys.readouterr().out
     assert found["command"] == f"python -m training.loader {flags}"
@@ -114,4 +114,4 @@ def test_the_speed_is_that_of_the_recipe(data_dir):
     slow = loader.speed(config, ModelConfig(image_size=32), 0.2)
     fast = loader.speed(config.replace(rand_augment=None), ModelConfig(image_size=32), 0.2)
     assert fast["loader"] > 2 * slow["loader"]
-    assert len(dataset.load(data_dir, "train", 32)) == 400
+    assert len(dataset.source(data_dir).load("train", 32)) == 400

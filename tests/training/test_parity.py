@@ -22,8 +22,8 @@ def test_every_engine_is_held_against_eager_float32_and_recorded(tmp_path, capsy
     files = ["--ckpt", str(tmp_path / "tiny.safetensors"), "--data_dir", str(standin.write(tmp_path / "data"))]
     engines = ["--engines", "eager:fp32", "eager:bf16", "--device", "cpu", "--batch_size", "64"]
     for _ in range(2):  # a second run takes the place of the first
-        parity.main([*files, *engines, "--results", str(tmp_path)])
-    same, rounded = records.read("parity", tmp_path)
+        parity.main([*files, *engines, "--output_dir", str(tmp_path)])
+    same, rounded = records.read("parity", tmp_path / "results")
     assert (same["engine"], same["ran"], same["images"], same["agreement"]) == ("eager:fp32", "eager", 100, 1)
     assert (same["score_max_difference"], same["same_source_map"]) == (0, 1)
     assert (rounded["engine"], rounded["reference_top1"]) == ("eager:bf16", same["top1"])

@@ -23,7 +23,7 @@ def test_a_release_carries_the_scores_of_the_whole_test_set_with_and_without_mer
     assert json.loads(out.with_suffix(".json").read_text()) == manifest.model_dump(mode="json")
     assert (manifest.name, manifest.config.keep_rate, manifest.training["test_images"]) == ("tiny", 0.6, 100)
     assert f"without merging top-1 {manifest.scores['plain_top1']:.2%}, top-5 " in report(manifest)
-    images = dataset.load(data_dir, "test", 32)
+    images = dataset.source(data_dir).load("test", 32)
     for keep_rate, prefix in ((0.6, ""), (1.0, "plain_")):
         model = load_checkpoint(out, keep_rate=keep_rate).model
         with torch.no_grad():
@@ -50,7 +50,7 @@ def test_a_release_divides_the_logits_by_the_temperature_of_the_held_out_images(
     assert f"({told.scores['uncalibrated_error']:.2%} uncalibrated)" in report(told)
     assert f"temperature     {calibration['temperature']:.3f} (120 held-out training images)" in report(told)
 
-    images = dataset.load(data_dir, "test", 32)
+    images = dataset.source(data_dir).load("test", 32)
     before = release(config.replace(calibrate=False), {"keep_rate": 0.6}, "the command")
     assert before.training["calibration"] == {"temperature": 1.0, "why": "not asked for"}
     assert before.scores["calibration_error"] == pytest.approx(told.scores["uncalibrated_error"], abs=1e-5)
@@ -64,7 +64,7 @@ def test_a_release_of_too_few_held_out_images_keeps_its_confidence_and_says_so(t
 
 
 def test_scores_count_hits_and_average_the_loss(data_dir):
-    images = dataset.load(data_dir, "test", 32)
+    images = dataset.source(data_dir).load("test", 32)
 
     class Constant(torch.nn.Module):
         """Says class 3 first and 0..4 after it, whatever it sees."""

@@ -14,8 +14,8 @@ WORDS = (
 @pytest.mark.parametrize("there", [False, True])
 def test_training_is_timed_in_what_the_processor_has_and_recorded(monkeypatch, tmp_path, capsys, there):
     monkeypatch.setattr(arithmetic, "has_bf16", lambda: there)
-    speed.main([*WORDS.split(), "--results", str(tmp_path)])
-    told, read = capsys.readouterr().out, records.read("speed", tmp_path)
+    speed.main([*WORDS.split(), "--output_dir", str(tmp_path)])
+    told, read = capsys.readouterr().out, records.read("speed", tmp_path / "results")
     kinds = ["float32, fused attention", "float32, explicit attention"]
     kinds += ["bfloat16, fused attention", "bfloat16, explicit attention"] if there else []
     assert [one["arithmetic"] for one in read] == kinds

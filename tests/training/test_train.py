@@ -205,7 +205,7 @@ def test_a_wrong_flag_value_ends_with_one_clear_line_and_code_two(tmp_path):
 
 
 def test_training_and_validation_images_are_disjoint_and_drawn_by_the_seed(data_dir):
-    whole = dataset.load(data_dir, "train", 32)
+    whole = dataset.source(data_dir).load("train", 32)
     train_part, held_out = split_off(whole, 0.25, seed=3)
     assert (len(train_part), len(held_out)) == (300, 100)
     both = torch.cat([train_part.pixels, held_out.pixels]).flatten(1)

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from model.labels import CLASS_NAMES, SUPERCLASSES
-from training.errors import DataError
 from training.data.images import Classes, Images
+from training.errors import DataError
 
 HUB_NAME = "uoft-cs/cifar100"
 COLUMNS = ("img", "fine_label")
@@ -29,6 +29,7 @@ class Cifar:
     data_dir: Path | None
     name: ClassVar[str] = "CIFAR-100"
     origin: ClassVar[str] = HUB_NAME
+    own: ClassVar[bool] = False
     classes: ClassVar[Classes] = Classes(CLASS_NAMES, SUPERCLASSES)
 
     def load(self, split: str, side: int) -> Images:

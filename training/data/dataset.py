@@ -8,9 +8,9 @@ from typing import Protocol, runtime_checkable
 from model.manifest import Manifest
 from training.data import folders
 from training.data.cifar import Cifar
-from training.errors import DataError
 from training.data.folders import Folders
 from training.data.images import Classes, Images
+from training.errors import DataError
 
 DESCRIPTION = "folder with one folder of pictures per class (train/CLASS/, test/CLASS/), or with CIFAR-100 as Parquet"
 
@@ -30,6 +30,11 @@ class Source(Protocol):
         ...
 
     @property
+    def own(self) -> bool:
+        """Whether the pictures are one's own, and not CIFAR-100."""
+        ...
+
+    @property
     def classes(self) -> Classes: ...
 
     def load(self, split: str, side: int) -> Images:
@@ -44,22 +49,11 @@ def source(data_dir: Path | None) -> Source:
     return Folders(data_dir)
 
 
-def is_own(data_dir: Path | None) -> bool:
-    """Whether the pictures are one's own, and not CIFAR-100."""
-    return isinstance(source(data_dir), Folders)
-
-
-def load(data_dir: Path | None, split: str, side: int) -> Images:
-    """Images of a split ('train' or 'test') of the data set in `data_dir`; raises `DataError`."""
-    return source(data_dir).load(split, side)
-
-
-def test_images(data_dir: Path | None, manifest: Manifest, ckpt: Path | None) -> Images:
+def test_images(source: Source, manifest: Manifest, ckpt: Path | None) -> Images:
     """The test images as the checkpoint sees them; raises `DataError` if its classes are others than theirs."""
-    there = source(data_dir)
-    if manifest.class_names != there.classes.names:
+    if manifest.class_names != source.classes.names:
         raise DataError(
-            f"{ckpt or manifest.name}: expected a model of {there.name}'s {len(there.classes)} classes, found "
+            f"{ckpt or manifest.name}: expected a model of {source.name}'s {len(source.classes)} classes, found "
             f"{len(manifest.class_names)} classes ({', '.join(manifest.class_names[:3])}, …)"
         )
-    return there.load("test", manifest.preprocess.native_size)
+    return source.load("test", manifest.preprocess.native_size)

@@ -1,1 +1,1 @@
-"""DynamicViT, the trained baseline: `python -m training.dynamicvit`. A closed room: only its command imports it."""
+"""DynamicViT, the trained baseline: `python -m training.dynamicvit`. A closed room: `training.budget` alone imports it."""

@@ -45,7 +45,7 @@ UNUSED = (
 class MeasureConfig(Frozen):
     """What is measured at the end, and where the result goes."""
 
-    results: Path | None = Field(None, description=records.PLACE)
+    record: bool = Field(False, description=records.RECORD)
     benchmark: bool = Field(False, description="measure images/s beside the plain ViT")
     batch_sizes: tuple[PositiveInt, ...] = Field(
         (1, 8, 32, 64, 256), min_length=1, description="batches that are timed"
@@ -61,42 +61,41 @@ def train(
     return run(config, partial(task, config, dynamic, weights, recipe))
 
 
-def measure(config: TrainConfig, wanted: MeasureConfig, command: str) -> dict[str, Any]:
-    """Scores the run's best checkpoint on the test images, counts and times it, writes and returns the record."""
+def measure(config: TrainConfig, wanted: MeasureConfig, command: str, folder: Path) -> dict[str, Any]:
+    """Scores the run's best checkpoint on the test images, counts and times it; writes and returns the record."""
     device = pick_device(config.device)
     loaded = files.load(config.checkpoint_path)
-    told, model = loaded.manifest, loaded.model.to(device)
-    images = dataset.test_images(config.data_dir, told, config.checkpoint_path)
-    stage = InputStage(told.preprocess, model.config.image_size).to(device)
-    found = score(nn.Sequential(stage, model), images, config.eval_batch_size, device)
+    manifest, model = loaded.manifest, loaded.model.to(device)
+    images = dataset.test_images(dataset.source(config.data_dir), manifest, config.checkpoint_path)
+    stage = InputStage(manifest.preprocess, model.config.image_size).to(device)
+    accuracy = score(nn.Sequential(stage, model), images, config.eval_batch_size, device)
     result = {
-        "checkpoint": told.name,
-        "digest": told.digest,
+        "checkpoint": manifest.name,
+        "digest": manifest.digest,
         "images": len(images),
         "precision": "float32",
         "config": model.config.model_dump(mode="json"),
         "seed": config.seed,
         **model.dynamic.model_dump(mode="json"),
-        **{key: told.training[key] for key in ("start", "losses", "backbone_lr_scale", "epoch")},
-        "epochs": told.training["config"]["epochs"],
-        **found._asdict(),
+        **{key: manifest.training[key] for key in ("start", "losses", "backbone_lr_scale", "epoch")},
+        "epochs": manifest.training["config"]["epochs"],
+        **accuracy._asdict(),
         "calibration_bins": BINS,
         "macs": count_macs(model, model.config.image_size),
         "parameters": count_parameters(model),
         "schedule": model.schedule,
         "throughput": _throughput(model, wanted, device) if wanted.benchmark else [],
     }
-    folder = records.place(wanted.results, dataset.is_own(config.data_dir))
     records.add("dynamicvit", command, result, device, folder, same=("digest", "precision", "images"))
     return result
 
 
 def _throughput(model: DynamicViT, wanted: MeasureConfig, device: torch.device) -> list[dict[str, Any]]:
-    told, side = [], model.config.image_size
+    rows, side = [], model.config.image_size
     for size in wanted.batch_sizes:
         images = torch.randn(size, 3, side, side, device=device)
         pair = rates({"plain": model.vit, "own": model}, images, wanted.repeats, wanted.warm_up, device)
-        told.append(
+        rows.append(
             {
                 "batch_size": size,
                 "repeats": wanted.repeats,
@@ -104,7 +103,7 @@ def _throughput(model: DynamicViT, wanted: MeasureConfig, device: torch.device) 
                 "plain_images_per_s": pair["plain"].images_per_s,
             }
         )
-    return told
+    return rows
 
 
 def _work(
@@ -117,13 +116,14 @@ def _work(
     device: str,
 ) -> None:
     config = config.replace(device=device)
+    folder = records.folder(config.output_dir, wanted.record, dataset.source(config.data_dir))
     train(config, dynamic, weights, recipe)
     if distributed.rank() == 0:
-        found = measure(config, wanted, command)
-        print(f"rho {found['rho']:g}, best epoch {found['epoch']} of {found['epochs']}")
-        print(report(found))
+        result = measure(config, wanted, command, folder)
+        print(f"rho {result['rho']:g}, best epoch {result['epoch']} of {result['epochs']}")
+        print(report(result))
         print(f"written: {config.checkpoint_path}")
-        print(f"recorded: {records.place(wanted.results, dataset.is_own(config.data_dir)) / 'dynamicvit.jsonl'}")
+        print(f"recorded: {folder / 'dynamicvit.jsonl'}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -38,7 +38,7 @@ def save(
     classes: Classes,
 ) -> Manifest:
     """Writes the checkpoint in one step, see `model.save_checkpoint`, and returns its manifest."""
-    told = {**training, KEY: model.dynamic.model_dump(mode="json")}
+    facts = {**training, KEY: model.dynamic.model_dump(mode="json")}
     name = f"dynamicvit_{model.config.backbone}"
     return save_checkpoint(
         path,
@@ -48,7 +48,7 @@ def save(
         class_names=classes.names,
         superclasses=classes.superclasses,
         scores=scores,
-        training=told,
+        training=facts,
     )
 
 

@@ -90,7 +90,7 @@ def task(config: TrainConfig, dynamic: DynamicConfig, weights: LossWeights, reci
         model=model,
         objective=Dynamic(model, stage, teacher.model.vit, weights, config.label_smoothing),
         preprocess=manifest.preprocess,
-        classes=source.classes,
+        source=source,
         save=partial(files.save, preprocess=manifest.preprocess, classes=source.classes),
         identity={
             **model.config.model_dump(mode="json"),
@@ -110,9 +110,9 @@ def task(config: TrainConfig, dynamic: DynamicConfig, weights: LossWeights, reci
 
 def groups(model: DynamicViT, weight_decay: float, backbone_lr_scale: float) -> list[dict[str, Any]]:
     """Parameter groups: the backbone learns more slowly; biases and norms do not decay."""
-    told = []
+    result = []
     for module, scale in ((model.vit, backbone_lr_scale), (model.predictors, 1.0)):
         undecayed = module.no_weight_decay() if module is model.vit else ()
         unscaled = param_groups_weight_decay(module, weight_decay, no_weight_decay_list=undecayed)
-        told += [{**group, "lr_scale": scale} for group in unscaled]
-    return told
+        result += [{**group, "lr_scale": scale} for group in unscaled]
+    return result

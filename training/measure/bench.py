@@ -12,15 +12,13 @@ from torch import Tensor, nn
 
 from model import FreqMergeViT, ModelConfig
 from model.checkpoint import Checkpoint, load_checkpoint
-from model.config import Frozen
 from model.engines.classifier import Classifier
 from model.engines.device import pick_device
 from model.images.input_stage import InputStage
 from model.macs import count_parameters
 from model.speed import Rate, rates
-from training import budget
 from training.data import dataset
-from training.measure import records
+from training.measure import fitting, records
 from training.measure.scores import answers
 
 ARCHITECTURE = ("backbone", "backbone_args", "num_classes", "image_size")
@@ -29,13 +27,12 @@ ARCHITECTURE = ("backbone", "backbone_args", "num_classes", "image_size")
 Precision = Literal["float32", "bfloat16", "float16"]
 
 
-class BenchConfig(Frozen):
+class BenchConfig(records.RecordConfig):
     """Which checkpoint is measured, on what, where, and where results and pictures go."""
 
     ckpt: Path = Field(Path("checkpoints/best_model.safetensors"), description="checkpoint to measure")
     data_dir: Path | None = Field(None, description=f"{dataset.DESCRIPTION}; none downloads CIFAR-100")
-    output_dir: Path = Field(Path(), description="where logs/ and visualizations/ are written")
-    results: Path | None = Field(None, description=records.PLACE)
+    output_dir: Path = Field(Path(), description="where logs/, visualizations/ and results/ are written")
     images: int = Field(0, ge=0, description="first test images to use; 0 uses all, as every reported number must")
     batch_size: int = Field(500, ge=1, description="images per evaluation step")
     precision: Precision = Field("float32", description="float32, or autocast to bfloat16 or float16")
@@ -70,8 +67,9 @@ class Bench:
         self.device = pick_device(config.device)
         self.checkpoint: Checkpoint = load_checkpoint(config.ckpt, **changes)
         manifest = self.checkpoint.manifest
-        images = dataset.test_images(config.data_dir, manifest, config.ckpt)
-        self.results = records.place(config.results, dataset.is_own(config.data_dir))
+        self.source = dataset.source(config.data_dir)
+        self.results = records.folder(config.output_dir, config.record, self.source)
+        images = dataset.test_images(self.source, manifest, config.ckpt)
         self.vit = self.checkpoint.model.vit.to(self.device)
         self.stage = InputStage(manifest.preprocess, self.checkpoint.model.config.image_size).to(self.device)
         self.images = images.take(torch.arange(min(config.images, len(images)))) if config.images else images
@@ -90,7 +88,7 @@ class Bench:
         """Multiply-accumulates of one image, parameters and schedule."""
         model = self.model(config)
         return Cost(
-            budget.cost(self.vit, config), count_parameters(model), model.grid[0] * model.grid[1], model.schedule
+            fitting.cost(self.vit, config), count_parameters(model), model.grid[0] * model.grid[1], model.schedule
         )
 
     def rates(self, configs: dict[str, ModelConfig], batch_size: int) -> dict[str, Rate]:
@@ -98,7 +96,7 @@ class Bench:
         side = self.checkpoint.model.config.image_size
         images = torch.randn(batch_size, 3, side, side, device=self.device)
         models: dict[str, nn.Module] = {
-            # what nobody merges runs as timm's own module, without a score
+            # a config that merges nothing runs as the plain timm model, without a score
             name: self.model(config) if config.merges else self.vit
             for name, config in configs.items()
         }

@@ -29,7 +29,10 @@ def confusion(
 
 def members(superclasses: Sequence[str]) -> dict[str, list[int]]:
     """Class ids of each superclass, the superclasses by name."""
-    return {name: [at for at, one in enumerate(superclasses) if one == name] for name in sorted(set(superclasses))}
+    return {
+        name: [at for at, superclass in enumerate(superclasses) if superclass == name]
+        for name in sorted(set(superclasses))
+    }
 
 
 def worst_pairs(counts: Int[Tensor, "classes classes"], names: Sequence[str], most: int = 20) -> list[Pair]:

@@ -1,4 +1,4 @@
-"""Results as JSON lines under docs/results/, each with the recipe of its number."""
+"""Results as JSON lines, each with the recipe of its number: the user's own, or the published ones in docs/results/."""
 
 from __future__ import annotations
 
@@ -10,19 +10,41 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field
 
 from model import files, provenance
 from model.checkpoint import versions
+from model.config import Frozen
+from training.data.dataset import Source
 from training.errors import TrainingError
 
 RESULTS = Path("docs/results")
-OWN = Path("results")
-PLACE = f"folder of the result files; none takes {RESULTS}, or {OWN} for pictures of one's own"
+"""The published records, from which `training.tables` makes the tables."""
+RECORD = f"publish: write the records to {RESULTS}, from which the tables are made, not to output_dir"
 
 
-def place(given: Path | None, own: bool) -> Path:
-    """The folder of the result files: figures of one's own pictures do not mix with those of CIFAR-100."""
-    return given or (OWN if own else RESULTS)
+class RecordConfig(Frozen):
+    """Where the records go."""
+
+    output_dir: Path = Field(Path(), description="where results/, with the records, is written")
+    record: bool = Field(False, description=RECORD)
+
+    @property
+    def results(self) -> Path:
+        """Folder of the records."""
+        return folder(self.output_dir, self.record)
+
+
+def folder(output_dir: Path, record: bool, source: Source | None = None) -> Path:
+    """Where the records go: `output_dir/results`, or `RESULTS` to publish them.
+
+    Raises `TrainingError` for publishing figures of pictures that are not CIFAR-100's.
+    """
+    if record and source is not None and source.own:
+        raise TrainingError(
+            f"record: expected figures of CIFAR-100, which {RESULTS} holds, found {source.name}; leave out --record"
+        )
+    return RESULTS if record else output_dir / "results"
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -31,9 +53,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     return {"device": name, "threads": torch.get_num_threads(), "system": platform.system(), **versions()}
 
 
-def write(
-    name: str, command: str, results: Sequence[dict[str, Any]], device: torch.device, folder: Path = RESULTS
-) -> Path:
+def write(name: str, command: str, results: Sequence[dict[str, Any]], device: torch.device, folder: Path) -> Path:
     """Replaces `folder/name.jsonl` by these results, each line with command, machine, commit and time.
 
     A trial on fewer test images does not replace a result on more: it goes to `folder/trials/`, which no table reads.
@@ -48,19 +68,19 @@ def add(
     command: str,
     result: dict[str, Any],
     device: torch.device,
-    folder: Path = RESULTS,
+    folder: Path,
     *,
     same: Sequence[str],
 ) -> Path:
     """Adds a result to `folder/name.jsonl` as `write` does, in place of one that agrees in the fields `same`."""
     entry = {**result, **_recipe(command, device)}
-    told = json.loads(json.dumps(entry))  # tuples become lists, as in what was read
+    as_read = json.loads(json.dumps(entry))  # tuples become lists
     older = read(name, folder) if (folder / f"{name}.jsonl").is_file() else []
-    others = [one for one in older if any(one.get(key) != told.get(key) for key in same)]
+    others = [record for record in older if any(record.get(key) != as_read.get(key) for key in same)]
     return _write(name, [*others, entry], folder)
 
 
-def read(name: str, folder: Path = RESULTS) -> list[dict[str, Any]]:
+def read(name: str, folder: Path) -> list[dict[str, Any]]:
     """The results in `folder/name.jsonl`; raises `TrainingError` if there are none."""
     path = folder / f"{name}.jsonl"
     if not path.is_file():

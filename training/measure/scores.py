@@ -37,9 +37,9 @@ def answers(
     """Logits of every image, float32 on the CPU; raises `DivergedError` if any is not a finite number."""
     was_training = classifier.training
     classifier.eval()
-    found = [classifier(batch.to(device).pixels).logits.float().cpu() for batch in images.batches(batch_size)]
+    parts = [classifier(batch.to(device).pixels).logits.float().cpu() for batch in images.batches(batch_size)]
     classifier.train(was_training)
-    logits = torch.cat(found)
+    logits = torch.cat(parts)
     broken = int((~logits.isfinite().all(dim=1)).sum())
     if broken:
         raise DivergedError(

@@ -48,7 +48,7 @@ class Task:
     objective: Objective
     """Holds the same `model`, and brings the input stage."""
     preprocess: Preprocess
-    classes: Classes
+    source: Source
     save: Saver
     identity: dict[str, Any]
     """JSON facts (all of the model's config) that a resumed run must share with the one it continues."""
@@ -72,7 +72,7 @@ def freqmerge(config: TrainConfig, model_config: ModelConfig) -> Task:
     if not config.freqmerge:
         model_config = model_config.replace(keep_rate=1.0)
     model = _model(config, model_config)
-    preprocess = preprocessing(config, model)
+    preprocess = preprocessing(config, model, source)
     stage = InputStage(preprocess, model_config.image_size)
     model.set_grad_checkpointing(config.grad_checkpoint)
     facts: dict[str, Any] = {}
@@ -96,7 +96,7 @@ def freqmerge(config: TrainConfig, model_config: ModelConfig) -> Task:
         model=model,
         objective=objective,
         preprocess=preprocess,
-        classes=source.classes,
+        source=source,
         save=partial(_save, preprocess=preprocess, classes=source.classes),
         identity={**model_config.model_dump(mode="json"), "teacher": facts.get("teacher", {}).get("digest")},
         groups=partial(_layered, config=config) if config.layer_decay < 1 else None,
@@ -112,10 +112,10 @@ def _fitted(config: ModelConfig, source: Source) -> ModelConfig:
     return config if config.num_classes == classes else config.replace(num_classes=classes)
 
 
-def preprocessing(config: TrainConfig, model: FreqMergeViT) -> Preprocess:
+def preprocessing(config: TrainConfig, model: FreqMergeViT, source: Source) -> Preprocess:
     """How the run's images become the model's; one's own pictures are normalised as timm does it for the backbone."""
     told: dict[str, Any] = {"native_size": config.native_size, "interpolation": config.interpolation}
-    if dataset.is_own(config.data_dir):
+    if source.own:
         known: Any = model.vit.pretrained_cfg
         told |= {key: known[key] for key in ("mean", "std")}
     return Preprocess(**told)

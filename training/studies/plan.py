@@ -12,8 +12,8 @@ from pydantic import Field, field_validator
 from model import ModelConfig
 from model.config import Scoring
 from model.merging.strategies import STRATEGIES, of_role
-from training import budget
 from training.errors import BudgetError
+from training.measure import fitting
 from training.measure.bench import BenchConfig
 
 PLAIN, TOME_BEST, EVERYWHERE = "plain", "tome_best", "lfgm_everywhere"
@@ -108,17 +108,17 @@ def scoring(vit: Any, base: ModelConfig, config: AblationConfig) -> list[Row]:
     methods = [name for name in STRATEGIES if name not in of_role("variant")]
     wanted = list(dict.fromkeys([TOME, "lfgm", *(config.strategies or methods)]))
     rows = [_strategy(base.replace(scoring=name), config.seeds) for name in wanted]
-    return [_plain(base), *rows, *_everywhere(vit, base, budget.cost(vit, own), config, None)]
+    return [_plain(base), *rows, *_everywhere(vit, base, fitting.cost(vit, own), config, None)]
 
 
 def at_budgets(vit: Any, base: ModelConfig, config: AblationConfig) -> list[Row]:
     """Every method at the same counted cost, beside the checkpoint's own setting."""
-    whole = budget.cost(vit, base.replace(keep_rate=1.0))
+    whole = fitting.cost(vit, base.replace(keep_rate=1.0))
     left_out = {*of_role("control"), *of_role("variant")}
     wanted = config.strategies or tuple(name for name in STRATEGIES if name not in left_out)
     wanted = tuple(dict.fromkeys([TOME, "lfgm", *wanted]))
     rows = [_plain(base), *(_strategy(base.replace(scoring=name), config.seeds) for name in (TOME, "lfgm"))]
-    rows += _everywhere(vit, base, budget.cost(vit, base.replace(scoring="lfgm")), config, None)
+    rows += _everywhere(vit, base, fitting.cost(vit, base.replace(scoring="lfgm")), config, None)
     for share in config.budgets:
         macs = round(share * whole)
         rows += [_fitted(vit, base.replace(scoring=name), share, macs, config) for name in wanted]
@@ -132,13 +132,13 @@ def score(vit: Any, base: ModelConfig, config: AblationConfig) -> list[Row]:
     The checkpoint's own; half of the tokens in each of its blocks, with every other choice of the config too; half in
     one block more, before them.
     """
-    whole = budget.cost(vit, base.replace(keep_rate=1.0))
+    whole = fitting.cost(vit, base.replace(keep_rate=1.0))
     first, second = (*base.merge_layers, len(vit.blocks))[:2]
     earlier = (max(0, 2 * first - second), *base.merge_layers) if first > 0 else base.merge_layers
     rows = [_plain(base), *_scores(base, config.seeds), *_later(vit, base, config)]
     for layers in dict.fromkeys((base.merge_layers, earlier)):
         halved = base.replace(merge_layers=layers, keep_rate=0.5, merge_counts=())
-        share = round(budget.cost(vit, halved) / whole, 2)
+        share = round(fitting.cost(vit, halved) / whole, 2)
         measured = _scores(halved, config.seeds) + (_choices(halved) if layers == base.merge_layers else [])
         rows += [_within(share, row) for row in measured]
     return rows
@@ -176,7 +176,7 @@ def _later(vit: Any, base: ModelConfig, config: AblationConfig) -> list[Row]:
         )
         for name in (TOME, LFGM)
     ]
-    macs = budget.cost(vit, base.replace(scoring="lfgm"))
+    macs = fitting.cost(vit, base.replace(scoring="lfgm"))
     return [_settled(row, partial(_fit_rate, vit, row, macs, config.tolerance)) for row in rows]
 
 
@@ -218,7 +218,7 @@ def _strategy(config: ModelConfig, seeds: int) -> Row:
 
 def _fitted(vit: Any, base: ModelConfig, share: float, macs: int, config: AblationConfig) -> Row:
     row = _within(share, _strategy(base, config.seeds))
-    return _settled(row, lambda: budget.fit_keep_rate(vit, base, macs, config.tolerance))
+    return _settled(row, lambda: fitting.fit_keep_rate(vit, base, macs, config.tolerance))
 
 
 def _everywhere(vit: Any, base: ModelConfig, macs: int, config: AblationConfig, share: float | None) -> list[Row]:
@@ -229,14 +229,14 @@ def _everywhere(vit: Any, base: ModelConfig, macs: int, config: AblationConfig, 
     return [_settled(row, partial(_fit_counts, vit, row, macs, config.tolerance)) for row in rows]
 
 
-def _fit_rate(vit: Any, row: Row, macs: int, tolerance: float) -> budget.Fit:
+def _fit_rate(vit: Any, row: Row, macs: int, tolerance: float) -> fitting.Fit:
     assert row.config is not None
-    return budget.fit_keep_rate(vit, row.config, macs, tolerance)
+    return fitting.fit_keep_rate(vit, row.config, macs, tolerance)
 
 
-def _fit_counts(vit: Any, row: Row, macs: int, tolerance: float) -> budget.Fit:
+def _fit_counts(vit: Any, row: Row, macs: int, tolerance: float) -> fitting.Fit:
     assert row.config is not None
-    return budget.fit_counts(vit, row.config, macs, tolerance)
+    return fitting.fit_counts(vit, row.config, macs, tolerance)
 
 
 def _within(share: float, row: Row) -> Row:
@@ -245,7 +245,7 @@ def _within(share: float, row: Row) -> Row:
     return replace(row, name=f"{share:g}/{row.name}", against=against, budget=share)
 
 
-def _settled(row: Row, fit: Callable[[], budget.Fit]) -> Row:
+def _settled(row: Row, fit: Callable[[], fitting.Fit]) -> Row:
     """The row with the config that meets its budget, or with the reason why there is none."""
     try:
         return replace(row, config=fit().config)

@@ -46,6 +46,27 @@ def study_table(entries: Sequence[Entry]) -> str:
     return table(head, rows)
 
 
+def summary(entries: Sequence[Entry]) -> str:
+    """The plain ViT, ToMe and FreqMerge of the study `scoring`: cost, throughput, top-1, FreqMerge against ToMe."""
+    found = {entry["row"]: entry for entry in entries if "top1" in entry}
+    labels = {PLAIN: "plain ViT", TOME: "ToMe (α = 0)", "lfgm": "FreqMerge"}
+    rows = [[label, *(_costs(found[row]) if row in found else [NOT_RUN] * 4)] for row, label in labels.items()]
+    gain = _against(found["lfgm"], TOME) if "lfgm" in found else ""
+    head = ["model", "tokens", "GMACs", _timing_head(entries), "top-1 (%)", "against ToMe: points [95 %], p"]
+    return table(head, [[*cells, gain if cells[0] == labels["lfgm"] else ""] for cells in rows])
+
+
+def summary_source(entries: Sequence[Entry]) -> str:
+    """What the summary was measured on, and where the rest is; lines as short as the README's."""
+    first = entries[0]
+    machine = first["machine"]
+    return (
+        f"Checkpoint `{first['checkpoint']}`, {first['images']:,} test images, {first['precision']}; "
+        f"{machine['device']}, {machine['threads']} threads.\n"
+        "The recipe, and every other row: [scoring strategies](docs/studies/claims.md#scoring-strategies)."
+    )
+
+
 def methods(entries: Sequence[Entry], dynamicvit: Sequence[Entry]) -> str:
     """The seed's table of methods, its numbers beside those of the study `scoring`; "not run" where there is none."""
     found = {entry["row"]: entry for entry in entries if "top1" in entry}

@@ -13,7 +13,7 @@ from service.api.oip.elements import LENGTH_BYTES
 from service.api.oip.metadata import VERSION
 from service.api.oip.request import Inference, Wanted
 from service.api.predictions import probabilities
-from service.batching.slots import Answer
+from service.batching.waiting import Answer
 
 
 class Encoded(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from service.runtime.card import service_version
+from model._version import __version__
 from service.runtime.loading import ServedModel
 
 IMAGE = "image"
@@ -51,7 +51,7 @@ def outputs(served: ServedModel) -> tuple[Tensor, ...]:
 
 def server_metadata() -> dict[str, Any]:
     """The body of GET /v2."""
-    return {**SERVER, "version": service_version()}
+    return {**SERVER, "version": __version__}
 
 
 def model_metadata(served: ServedModel) -> dict[str, Any]:

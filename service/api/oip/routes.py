@@ -13,7 +13,7 @@ from service.api.answers import json_answer
 from service.api.oip import answer, documents, metadata
 from service.api.oip.request import Contract, Inference, parse
 from service.api.pipeline import Recognised, service_of
-from service.batching.slots import Answer
+from service.batching.waiting import Answer
 from service.errors import RequestError, UnknownModel, UnsupportedFormat
 from service.http.body import read_body
 from service.http.deadline import Deadline

@@ -8,7 +8,7 @@ from typing import Any
 import bentoml
 from pydantic import BaseModel
 
-from tests.load.fake import MAX_BATCH_SIZE, Cost
+from tests.load.costed_engine import MAX_BATCH_SIZE, Cost
 from tests.load.peers.work import Work
 
 MAX_LATENCY_MS = 10_000

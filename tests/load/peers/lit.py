@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import litserve
 from fastapi import Body
 
-from tests.load.fake import MAX_BATCH_SIZE, Cost
+from tests.load.costed_engine import MAX_BATCH_SIZE, Cost
 from tests.load.peers.work import Pixels, Work, cost_of, options
 
 BATCH_TIMEOUT_S = 0.01

@@ -10,7 +10,7 @@ import ray
 from ray import serve
 from starlette.requests import Request
 
-from tests.load.fake import MAX_BATCH_SIZE, Cost
+from tests.load.costed_engine import MAX_BATCH_SIZE, Cost
 from tests.load.peers.work import Pixels, Work, cost_of, options
 
 ONGOING = 4 * MAX_BATCH_SIZE

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from service.http.body import Upload
 from service.pictures.jobs import decode_upload
 from service.settings import Settings
-from tests.load.fake import MAX_BATCH_SIZE, NATIVE, Cost, FakeEngine
+from tests.load.costed_engine import MAX_BATCH_SIZE, NATIVE, Cost, CostedEngine
 
 TOP = 5
 
@@ -23,7 +23,7 @@ class Work:
     """Decoding and inference, apart, so that a server can place them where its design wants them."""
 
     def __init__(self, cost: Cost) -> None:
-        self._engine = FakeEngine(cost)
+        self._engine = CostedEngine(cost)
         self._settings = Settings()
         self._engine.run(np.zeros((1, 3, NATIVE, NATIVE), np.uint8))
         self.decode(_blank())  # imports what decoding needs

@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.load import records
-from tests.load.fake import Cost
+from tests.load import load_records
+from tests.load.costed_engine import Cost
 from tests.load.processes import Server, end_with_context, machine_load
 from tests.load.soak.barrage import bound_bytes, fire
 from tests.load.soak.growth import LIMIT_BYTES, growth
@@ -42,7 +42,7 @@ def main() -> int:
         _soak("control", min(options.seconds, options.control_seconds), leak_bytes=LEAK_BYTES),
     ]
     command = " ".join(["python -m tests.load.soak", *sys.argv[1:]])
-    path = records.write(NAME, command, results, options.results)
+    path = load_records.write(NAME, command, results, options.results)
     sys.stdout.write(f"records: {path}\n")
     good = all(result["passed"] for result in results)
     sys.stdout.write("soak: passed\n" if good else "soak: FAILED\n")
@@ -125,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=600.0, help="of mixed load; at least 20")
     parser.add_argument("--control-seconds", type=float, default=60.0, help="of load on the server that leaks")
     parser.add_argument("--files", type=int, default=5000, help="hostile files before that")
-    parser.add_argument("--results", type=Path, default=records.RESULTS, help="folder of the records")
+    parser.add_argument("--results", type=Path, default=load_records.RESULTS, help="folder of the records")
     return parser
 
 

@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from tests.load.images import small_pngs
 from tests.load.processes import Server
+from tests.load.raw_http import request
+from tests.load.sample_pictures import small_pngs
 from tests.load.soak.talk import Talk, ask
 from tests.load.targets import HOST
-from tests.load.wire import request
 from tests.support.hostile import Hostile
 
 PLANNED = frozenset({200, 413, 415, 422})

@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 
 from tests.load.connection import Connection
+from tests.load.raw_http import Answer
 from tests.load.targets import HOST
-from tests.load.wire import Answer
 
 PATIENCE_S = 60.0
 """A server that is silent for so long has lost a request."""

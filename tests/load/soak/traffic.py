@@ -10,11 +10,11 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from random import Random
 
-from tests.load.images import photos, small_pngs
+from tests.load.raw_http import multipart, request
+from tests.load.sample_pictures import photos, small_pngs
 from tests.load.soak.barrage import PLANNED, classify
 from tests.load.soak.talk import Talk, leave
 from tests.load.targets import HOST
-from tests.load.wire import multipart, request
 from tests.support.hostile import Hostile, corpus
 
 HOSTILE = 500

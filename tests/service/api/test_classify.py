@@ -97,7 +97,7 @@ async def test_without_a_store_there_is_no_id_and_no_heatmap_url(start: Start) -
     app = await start(store_max_images=0)
     body = (await app.client.post("/classify", content=picture(7), headers=JPEG)).json()
     assert (body["image_id"], body["heatmap_url"]) == (None, None)
-    assert len(app.service.store) == 0
+    assert app.service.store.held.images == 0
 
 
 async def test_the_stages_of_a_request_are_in_its_server_timing_header(client: httpx.AsyncClient) -> None:

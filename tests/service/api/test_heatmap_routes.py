@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from service.api.schemas import HeatmapData
-from service.batching.slots import Counts
-from service.pictures.options import View
+from service.batching.batcher import Counts
+from service.pictures.heatmap import View
 from tests.service.conftest import Running, until
 from tests.support.doubles import GRID, MERGE_LAYERS, SCORE, SOURCE_MAP, SOURCE_MAPS, FakeEngine, picture
 from tests.support.wire import problem
@@ -72,7 +72,7 @@ async def test_a_posted_picture_gets_the_same_heatmap_as_a_classified_one_and_is
     url = await classified(app.client, data)
     posted = await app.client.post("/heatmap", files={"file": data})
     assert posted.content == (await app.client.get(url)).content
-    assert len(app.service.store) == 1
+    assert app.service.store.held.images == 1
     assert app.service.batcher.counts == Counts(admitted=2, answered=2)
 
 
@@ -146,9 +146,9 @@ async def test_drawing_and_encoding_show_up_as_a_stage(client: httpx.AsyncClient
 async def test_stored_images_are_counted_and_forgotten_at_shutdown(start: Start, engine: FakeEngine) -> None:
     app = await start()
     await classified(app.client, picture(90))
-    assert len(app.service.store) == 1
+    assert app.service.store.held.images == 1
     sample = app.service.metrics.registry.get_sample_value
     await until(lambda: sample("freqmerge_stored_images") == 1)
-    assert sample("freqmerge_stored_bytes") == app.service.store.size_bytes
+    assert sample("freqmerge_stored_bytes") == app.service.store.held.size_bytes
     await app.service.close()
-    assert len(app.service.store) == 0
+    assert app.service.store.held.images == 0

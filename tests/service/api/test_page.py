@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import dataclasses
 import io
@@ -373,7 +374,7 @@ def test_views_are_drawn_where_no_picture_is_kept_and_after_it_was_forgotten(bro
     with opened(browser, shared) as watched:
         choose(watched.page, picture(7))
         shown(watched.page)
-        shared.service.store.clear()
+        asyncio.run(shared.service.store.close())
         watched.page.click("label[for=view-merged]")
         shown(watched.page)
         expect(watched.page.locator("#problem")).to_be_hidden()

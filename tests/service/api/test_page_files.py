@@ -10,7 +10,7 @@ import pytest
 
 from service.api.assets import HERE, read_assets
 from service.pictures.colormaps import COLORMAPS, lookup_table
-from service.pictures.options import View
+from service.pictures.heatmap import View
 from tests.support.wire import problem
 
 pytestmark = pytest.mark.anyio

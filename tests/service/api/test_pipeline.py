@@ -10,9 +10,11 @@ from starlette.requests import Request
 
 from service.api import pipeline
 from service.api.pipeline import Recognised
-from service.batching.slots import Answer, Counts
+from service.batching.batcher import Counts
+from service.batching.waiting import Answer
 from service.errors import DeadlineExceeded, EngineFailed, RequestError, TooLarge, Undecodable, UnsupportedFormat
 from service.http.deadline import Deadline
+from service.pictures import jobs
 from tests.service.conftest import DEADLINE_S, Running, entered, until
 from tests.support.doubles import POISON, FakeEngine, picture, pixels
 from tests.support.wire import RawRequest, png_header, problem
@@ -137,7 +139,7 @@ async def test_a_bug_in_decoding_is_a_bug_and_not_a_refusal_of_the_picture(
     def broken(*args: object) -> None:
         raise LookupError("a bug")
 
-    monkeypatch.setattr(work, "decode_upload", broken)
+    monkeypatch.setattr(jobs, "decode_upload", broken)
     answer = await app.client.post("/classify", content=picture())
     problem(answer, 500, "internal")
     assert "LookupError" not in answer.text

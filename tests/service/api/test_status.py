@@ -10,12 +10,11 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as prometheus
 
-from model import _version
+from model._version import __version__
 from model.labels import CLASS_NAMES, SUPERCLASSES
 from service.api import schemas
 from service.observe.metrics import metric_names
 from service.pictures import decoding
-from service.runtime import card
 from tests.service.conftest import Running
 from tests.support.doubles import POISON, picture
 
@@ -81,7 +80,7 @@ async def test_metrics_come_as_openmetrics_to_those_who_ask(client: httpx.AsyncC
         "device": "cpu",
         "precision": "fp32",
         "keep_rate": "0.7",
-        "version": card.service_version(),
+        "version": __version__,
     }
 
 
@@ -118,12 +117,12 @@ async def test_the_model_card_says_what_is_served(start: Start) -> None:
     assert found.limits.max_upload_bytes == 10 << 20
 
 
-def test_the_version_is_the_one_of_the_package() -> None:
-    assert card.service_version() == _version.__version__
+async def test_the_version_is_the_one_of_the_package(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/model")).json()["service_version"] == __version__
 
 
-def test_the_formats_that_the_model_card_names_are_those_that_are_decoded() -> None:
-    assert card.FORMATS == decoding.FORMATS
+async def test_the_formats_that_the_model_card_names_are_those_that_are_decoded(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/model")).json()["limits"]["formats"] == list(decoding.FORMATS)
 
 
 async def test_all_labels_are_listed_by_id(client: httpx.AsyncClient) -> None:

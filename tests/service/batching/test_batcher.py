@@ -12,9 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.batching.batcher import Batcher
-from service.batching.slots import Answer, Counts, Reservation
-from service.batching.waiting import Limits
+from service.batching.batcher import Batcher, Counts, Reservation
+from service.batching.waiting import Answer, Limits
 from service.errors import (
     ClientGone,
     DeadlineExceeded,
@@ -44,7 +43,7 @@ class Bench:
     def _serve(self) -> None:
         try:
             self.batcher.serve(self.engine)
-        except BaseException:  # as service.runtime.service does
+        except BaseException:  # as service.runtime.engine_thread does
             self.batcher.abandon("the engine has died")
 
     def ask(self, value: int, timeout_s: float = DEADLINE_S) -> asyncio.Task[Answer]:
@@ -52,7 +51,8 @@ class Bench:
 
         async def call() -> Answer:
             with self.batcher.reserve(1, timeout_s) as places:
-                return await places.slots[0].run(pixels(value))
+                self.batcher.put(places.slots[0], pixels(value))
+                return await places.slots[0].answer
 
         return asyncio.create_task(call())
 
@@ -163,9 +163,9 @@ async def test_an_image_that_is_admitted_but_never_run_counts_as_cancelled(bench
 async def test_an_image_whose_decoding_fails_frees_its_place_at_once_and_counts_as_failed(bench: Bench) -> None:
     with bench.batcher.reserve(2, 1000) as places:
         spoilt, fine = places.slots
-        await asyncio.to_thread(spoilt.fail, Undecodable("expected a picture, found noise"))
+        await asyncio.to_thread(bench.batcher.fail, spoilt, Undecodable("expected a picture, found noise"))
         assert bench.batcher.queued == 1
-        fine.put(pixels(3))
+        bench.batcher.put(fine, pixels(3))
         first, second = await places.outcomes()
     assert isinstance(first, Undecodable)
     assert isinstance(second, Answer)
@@ -232,7 +232,7 @@ async def test_pixels_that_come_after_their_caller_has_left_never_reach_the_engi
     with bench.batcher.reserve(1, 1000) as places:
         assert places.slots[0].wanted
     assert not places.slots[0].wanted
-    await asyncio.to_thread(places.slots[0].put, pixels(4))
+    await asyncio.to_thread(bench.batcher.put, places.slots[0], pixels(4))
     assert await labels([bench.ask(5)]) == [5]
     assert bench.engine.batches == [[5]]
     assert bench.batcher.queued == 0
@@ -244,7 +244,7 @@ async def test_the_images_of_a_client_that_has_left_are_dropped_before_they_run(
     await entered(bench.engine)
     with bench.batcher.reserve(2, 1000) as places:
         for slot, value in zip(places.slots, (2, 3), strict=True):
-            slot.put(pixels(value))
+            bench.batcher.put(slot, pixels(value))
         places.client_left()
         ends = await places.outcomes()
     assert [type(end) for end in ends] == [ClientGone, ClientGone]
@@ -261,7 +261,7 @@ async def test_the_images_of_one_request_share_batches_and_come_back_in_order(be
     with bench.batcher.reserve(6, DEADLINE_S) as places:
         bench.engine.hold()
         for slot, value in zip(places.slots, range(6), strict=True):
-            slot.put(pixels(value))
+            bench.batcher.put(slot, pixels(value))
         bench.engine.release()
         ends = await places.outcomes()
     assert [label(end) for end in ends if isinstance(end, Answer)] == [0, 1, 2, 3, 4, 5]
@@ -271,7 +271,7 @@ async def test_the_images_of_one_request_share_batches_and_come_back_in_order(be
 
 async def test_those_that_are_done_in_time_keep_their_answers(bench: Bench) -> None:
     with bench.batcher.reserve(2, 0.05) as places:
-        places.slots[0].put(pixels(8))
+        bench.batcher.put(places.slots[0], pixels(8))
         first, second = await places.outcomes()
     assert isinstance(first, Answer)
     assert isinstance(second, DeadlineExceeded)
@@ -329,7 +329,8 @@ async def test_an_image_without_a_finite_answer_fails_alone(bench: Bench) -> Non
 async def test_an_image_of_the_wrong_shape_fails_alone(bench: Bench) -> None:
     async def misshapen() -> Answer:
         with bench.batcher.reserve(1, 1000) as places:
-            return await places.slots[0].run(pixels(9)[:, :-1])
+            bench.batcher.put(places.slots[0], pixels(9)[:, :-1])
+            return await places.slots[0].answer
 
     bench.engine.hold()
     blocker = bench.ask(1)
@@ -452,7 +453,8 @@ async def test_shutdown_answers_what_is_admitted_and_refuses_what_comes_later(be
 async def test_an_image_that_is_being_decoded_at_shutdown_is_still_answered(bench: Bench) -> None:
     with bench.batcher.reserve(1, 1000) as places:
         bench.batcher.refuse_new()
-        assert label(await places.slots[0].run(pixels(3))) == 3
+        bench.batcher.put(places.slots[0], pixels(3))
+        assert label(await places.slots[0].answer) == 3
 
 
 async def test_a_caller_accepted_before_shutdown_is_still_admitted_but_not_by_a_full_queue(bench: Bench) -> None:
@@ -485,8 +487,9 @@ async def test_the_death_of_the_engine_thread_reaches_everybody_who_waits(engine
     with bench.batcher.reserve(1, 1000) as decoding:
         engine.release()
         assert await labels([running, *waiting]) == [NotReady, NotReady, NotReady]
+        bench.batcher.put(decoding.slots[0], pixels(4))
         with pytest.raises(NotReady):
-            await decoding.slots[0].run(pixels(4))
+            await decoding.slots[0].answer
     with pytest.raises(NotReady):
         await bench.ask(5)
     assert bench.batcher.counts == Counts(admitted=4, failed=4)
@@ -529,12 +532,13 @@ class Caller:
         self.task = asyncio.create_task(self._ask(timeout_s, spoilt))
 
     async def _ask(self, timeout_s: float, spoilt: int | None) -> Ends:
-        with self.bench.batcher.reserve(len(self.values), timeout_s) as self.places:
+        batcher = self.bench.batcher
+        with batcher.reserve(len(self.values), timeout_s) as self.places:
             for place, (slot, value) in enumerate(zip(self.places.slots, self.values, strict=True)):
                 if place == spoilt:
-                    await asyncio.to_thread(slot.fail, Undecodable("expected a picture, found noise"))
+                    await asyncio.to_thread(batcher.fail, slot, Undecodable("expected a picture, found noise"))
                 else:
-                    slot.put(pixels(value))
+                    batcher.put(slot, pixels(value))
             return await self.places.outcomes()
 
 

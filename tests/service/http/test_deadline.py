@@ -8,7 +8,7 @@ import httpx
 import pytest
 from starlette.requests import Request
 
-from service.batching.slots import Counts
+from service.batching.batcher import Counts
 from service.errors import BadParameter
 from service.http.deadline import Deadline
 from service.settings import Settings

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import httpx
 import pytest
 
-from service.batching.slots import Counts
+from service.batching.batcher import Counts
 from service.errors import documented
 from service.settings import MIB
 from tests.service.conftest import Running, entered, until

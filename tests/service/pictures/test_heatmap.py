@@ -10,7 +10,7 @@ from PIL import Image
 from model.images.prepare import center_square
 from service.pictures import figure, heatmap
 from service.pictures.colormaps import COLORMAPS, coloured, lookup_table
-from service.pictures.options import ImageFormat, View
+from service.pictures.heatmap import ImageFormat, View
 
 GRID = (8, 8)
 FLAT = np.zeros(64, np.float32)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.load.fake import Cost
+from tests.load.costed_engine import Cost
 from tests.load.processes import Server
 from tests.load.soak.barrage import PLANNED, bound_bytes, fire
 from tests.load.targets import OURS

@@ -21,7 +21,7 @@ from service.app import create_app
 from service.errors import SettingsError
 from service.settings import Settings
 from tests.docker.scraping import data, empty_panels, prometheus_on
-from tests.load.fake import Cost, fake_loader
+from tests.load.costed_engine import Cost, costed_loader
 from tests.load.processes import Server
 from tests.load.scale import replica_pids
 from tests.load.targets import HOST, SCALED
@@ -128,7 +128,7 @@ def without_chance(answer: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.anyio
 async def test_the_routes_answer_as_those_of_a_single_process(cluster: Server) -> None:
-    app = create_app(Settings(max_batch_size=BATCH, max_queue_size=QUEUE), fake_loader(COST))
+    app = create_app(Settings(max_batch_size=BATCH, max_queue_size=QUEUE), costed_loader(COST))
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://one") as one,

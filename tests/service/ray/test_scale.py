@@ -14,9 +14,8 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from service.app import create_app
-from service.batching.batcher import Batcher
-from service.batching.slots import Answer, Counts
-from service.batching.waiting import Limits
+from service.batching.batcher import Batcher, Counts
+from service.batching.waiting import Answer, Limits
 from service.errors import Draining, EngineFailed, NotReady, QueueFull, RequestError, SettingsError, StartupError
 from service.errors import documented as every_problem
 from service.observe.metrics import exposition, metric_names
@@ -60,7 +59,8 @@ class Caller:
     def ask(self, value: int) -> asyncio.Task[Answer]:
         async def one() -> Answer:
             with self.batcher.reserve(1, DEADLINE_S) as places:
-                return await places.slots[0].run(pixels(value))
+                self.batcher.put(places.slots[0], pixels(value))
+                return await places.slots[0].answer
 
         return asyncio.create_task(one())
 

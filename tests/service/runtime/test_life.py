@@ -134,7 +134,7 @@ async def test_closing_answers_what_is_under_way(start: Start, engine: FakeEngin
     engine.release()
     assert (await request).status_code == 200
     await closing
-    assert not app.service._engine_thread.is_alive()
+    assert not app.service.engine._thread.is_alive()
 
 
 async def test_a_request_that_the_server_gives_up_at_shutdown_is_told_so(start: Start, engine: FakeEngine) -> None:

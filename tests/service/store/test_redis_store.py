@@ -14,7 +14,8 @@ import pytest
 from service.errors import SettingsError, StartupError, StoreUnreachable
 from service.settings import Settings
 from service.store.choice import open_store
-from service.store.images import ENTRY_OVERHEAD_BYTES, ImageStore, MemoryStore, StoredImage, stored_image
+from service.store.image_store import ENTRY_OVERHEAD_BYTES, ImageStore, StoredImage, stored_image
+from service.store.memory_store import MemoryStore
 from service.store.redis_store import FAILURES, KEY_PREFIX, RedisStore
 from tests.service.conftest import until
 from tests.support.doubles import SCORE, SOURCE_MAPS

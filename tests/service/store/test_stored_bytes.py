@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from service.store.images import StoredImage
+from service.store.image_store import StoredImage
 from service.store.stored_bytes import MAGIC, packed, unpacked
 from tests.support.doubles import SCORE, SOURCE_MAPS
 

@@ -9,7 +9,7 @@ from training.errors import DataError
 
 
 def test_images_and_labels_come_back_as_written(data_dir):
-    images = dataset.load(data_dir, "test", 32)
+    images = dataset.source(data_dir).load("test", 32)
     assert images.pixels.shape == (100, 3, 32, 32)
     assert images.pixels.dtype == torch.uint8
     assert sorted(images.labels.tolist()) == list(range(100))
@@ -26,41 +26,41 @@ def written(folder, **columns):
 
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(DataError, match=r"found no folder at .*nowhere"):
-        dataset.load(tmp_path / "nowhere", "train", 32)
+        dataset.source(tmp_path / "nowhere").load("train", 32)
 
 
 def test_a_folder_without_the_split_is_named(tmp_path):
     with pytest.raises(DataError, match=r"expected train-\*\.parquet in .*, found none"):
-        dataset.load(tmp_path, "train", 32)
+        dataset.source(tmp_path).load("train", 32)
 
 
 def test_a_file_that_is_not_parquet_is_refused(tmp_path):
     (tmp_path / "train-0.parquet").write_bytes(b"no parquet")
     with pytest.raises(DataError, match="expected readable Parquet"):
-        dataset.load(tmp_path, "train", 32)
+        dataset.source(tmp_path).load("train", 32)
 
 
 def test_a_missing_column_is_named_beside_those_that_are_there(tmp_path):
     written(tmp_path, image=[b""], label=[0])
     with pytest.raises(DataError, match="expected the columns img, fine_label, found image, label"):
-        dataset.load(tmp_path, "train", 32)
+        dataset.source(tmp_path).load("train", 32)
 
 
 def test_labels_of_another_data_set_are_refused(tmp_path):
     written(tmp_path, img=[{"bytes": b"x"}], fine_label=[100])
     with pytest.raises(DataError, match=r"expected fine labels 0\.\.99, found 100\.\.100"):
-        dataset.load(tmp_path, "train", 32)
+        dataset.source(tmp_path).load("train", 32)
 
 
 def test_an_image_that_does_not_decode_is_named_by_its_row(tmp_path):
     written(tmp_path, img=[{"bytes": b"nonsense"}], fine_label=[1])
     with pytest.raises(DataError, match=r"row 0: expected an encoded image in img\.bytes"):
-        dataset.load(tmp_path, "train", 32)
+        dataset.source(tmp_path).load("train", 32)
 
 
 def test_an_image_of_another_size_is_refused(data_dir):
     with pytest.raises(DataError, match="expected a 48x48 image, found 32x32"):
-        dataset.load(data_dir, "train", 48)
+        dataset.source(data_dir).load("train", 48)
 
 
 def test_a_crop_is_a_window_of_the_reflected_image():

@@ -13,19 +13,18 @@ from model.checkpoint import read_manifest
 from model.errors import BackboneError, ConfigError
 from service.app import create_app
 from service.http.body import Upload
+from service.pictures.jobs import decode_upload
 from service.runtime.loading import load_model
 from service.settings import Settings
-from service.pictures.jobs import decode_upload
 from tests.support.live import serving
 from tests.training import folders as pictures
 from training import ablation, cli, evaluate, parity, release, train
-from training.data import dataset, folders, memory
-from training.dynamicvit import command
-from training.run import task
 from training.config import TrainConfig
-from training.data.dataset import is_own
-from training.errors import DataError, WeightsError
+from training.data import dataset, folders, memory
 from training.data.folders import Folders
+from training.dynamicvit import command
+from training.errors import DataError, WeightsError
+from training.run import task
 
 MODELS = {
     name: f"--image_size 32 --native_size 48 --threads 1 --device cpu --backbone {name} "
@@ -65,7 +64,7 @@ def damaged(own, tmp_path):
 
 def test_training_sees_every_picture_bit_for_bit_as_the_service_does(own):
     for side in (32, 224):
-        images = dataset.load(own, "test", side)
+        images = dataset.source(own).load("test", side)
         files = [file for name in pictures.CLASSES for file in sorted((own / "test" / name).iterdir())]
         assert len(files) == len(images) == 27
         for file, pixels in zip(files, images.pixels.numpy(), strict=True):
@@ -74,7 +73,7 @@ def test_training_sees_every_picture_bit_for_bit_as_the_service_does(own):
 
 
 def test_the_folders_name_the_classes_and_label_the_pictures(own):
-    images = dataset.load(own, "train", 32)
+    images = dataset.source(own).load("train", 32)
     assert dataset.source(own).classes.names == pictures.CLASSES
     assert images.labels.tolist() == [0] * 12 + [1] * 12 + [2] * 12
     assert images.pixels[0].float().mean(dim=(1, 2)).argmax() == 0
@@ -139,10 +138,10 @@ def test_the_service_answers_with_the_folders_names_and_draws_a_heatmap(own, lea
 
 
 def test_one_level_of_folders_is_divided_by_name_and_always_alike(own, damaged, tmp_path):
-    both = [dataset.load(own / "train", split, 16) for split in ("train", "test")]
+    both = [dataset.source(own / "train").load(split, 16) for split in ("train", "test")]
     assert [len(images) for images in both] == [30, 6]
     assert [images.labels.bincount().tolist() for images in both] == [[10] * 3, [2] * 3]
-    again = dataset.load(damaged / "train", "test", 16)
+    again = dataset.source(damaged / "train").load("test", 16)
     assert torch.equal(again.pixels, both[1].pixels)
     taken = {tuple(pixels.flatten().tolist()) for images in both for pixels in images.pixels}
     assert len(taken) == 36, "every picture is in one of the two"
@@ -151,13 +150,13 @@ def test_one_level_of_folders_is_divided_by_name_and_always_alike(own, damaged, 
 def test_val_stands_in_for_test_and_a_test_set_may_lack_a_class(damaged):
     (damaged / "test").rename(damaged / "val")
     shutil.rmtree(damaged / "val" / "dog")
-    assert dataset.load(damaged, "test", 16).labels.bincount().tolist() == [9, 0, 9]
+    assert dataset.source(damaged).load("test", 16).labels.bincount().tolist() == [9, 0, 9]
 
 
 def test_hidden_files_are_passed_over(own, damaged):
     (damaged / ".cache").mkdir()
     (damaged / "train" / "cat" / ".DS_Store").write_bytes(b"x")
-    assert len(dataset.load(damaged, "train", 16)) == len(dataset.load(own, "train", 16))
+    assert len(dataset.source(damaged).load("train", 16)) == len(dataset.source(own).load("train", 16))
 
 
 def emptied(folder):
@@ -186,20 +185,20 @@ def left_alone(folder):
 def test_what_is_no_such_data_set_is_refused_by_name(damaged, spoil, said):
     spoil(damaged)
     with pytest.raises(DataError, match=said):
-        dataset.load(damaged, "train", 16)
+        dataset.source(damaged).load("train", 16)
 
 
 def test_a_class_of_one_picture_cannot_be_divided(damaged):
     for file in list((damaged / "train" / "dog").iterdir())[1:]:
         file.unlink()
     with pytest.raises(DataError, match=r"expected at least 2 pictures in .*dog, as one of them is for testing, fou"):
-        dataset.load(damaged / "train", "test", 16)
+        dataset.source(damaged / "train").load("test", 16)
 
 
 def test_a_missing_test_set_is_named(damaged):
     shutil.rmtree(damaged / "test")
     with pytest.raises(DataError, match=r"expected .*own/test with a folder per class, found none"):
-        dataset.load(damaged, "test", 16)
+        dataset.source(damaged).load("test", 16)
 
 
 def test_another_number_of_classes_than_the_folders_is_refused(own, tiny_model):
@@ -211,7 +210,7 @@ def test_another_number_of_classes_than_the_folders_is_refused(own, tiny_model):
 
 def test_a_model_of_other_classes_neither_judges_nor_teaches(own, trained, tiny_model):
     with pytest.raises(DataError, match=r"expected a model of .*'s 3 classes, found 100 classes \(apple"):
-        dataset.test_images(own, read_manifest(trained), trained)
+        dataset.test_images(dataset.source(own), read_manifest(trained), trained)
     with pytest.raises(WeightsError, match=r"teacher: expected a model of .* at 32 pixels, found 100 classes at 32"):
         task.freqmerge(TrainConfig(data_dir=own, teacher=trained), tiny_model)
 
@@ -219,9 +218,9 @@ def test_a_model_of_other_classes_neither_judges_nor_teaches(own, trained, tiny_
 def test_pixels_that_would_not_fit_are_refused_before_they_are_read(own, monkeypatch):
     monkeypatch.setattr(memory, "available", lambda: 2 * 36 * 3 * 16 * 16 - 1)
     with pytest.raises(DataError, match=r"native_size: expected pixels that fit .* found 36 pictures of 16 x 16"):
-        dataset.load(own, "train", 16)
+        dataset.source(own).load("train", 16)
     monkeypatch.setattr(memory, "available", lambda: None)
-    assert len(dataset.load(own, "train", 16)) == 36
+    assert len(dataset.source(own).load("train", 16)) == 36
 
 
 def test_the_memory_left_is_the_smaller_of_the_machines_and_the_containers(tmp_path):
@@ -238,7 +237,7 @@ def test_the_memory_left_is_the_smaller_of_the_machines_and_the_containers(tmp_p
 
 
 def test_parquet_is_cifar_100_and_folders_are_ones_own(data_dir, own):
-    assert (is_own(data_dir), is_own(own), is_own(None)) == (False, True, False)
+    assert tuple(dataset.source(place).own for place in (data_dir, own, None)) == (False, True, False)
     assert isinstance(dataset.source(own), Folders)
     assert folders.read(own / "test" / "cat" / "0.jpg", 8).shape == (3, 8, 8)
 

@@ -331,7 +331,7 @@ def test_training_lowers_the_loss_and_learns_how_many_tokens_to_keep(recipe, slo
     loaded = files.load(config.checkpoint_path)
     assert loaded.manifest.training["dynamicvit"] == {"rho": 0.7, "predictor_layers": []}
     assert loaded.manifest.config.keep_rate == 1.0
-    pixels = dataset.load(recipe.data_dir, "test", 32).pixels.float()
+    pixels = dataset.source(recipe.data_dir).load("test", 32).pixels.float()
     missed = []
     for model in (fresh.model, loaded.model):
         torch.manual_seed(0)
@@ -397,7 +397,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(start, recipe):
         with torch.no_grad():
             for parameter in made.model.predictors.parameters():
                 parameter.copy_(torch.randn_like(parameter) / 10)
-        batch = dataset.load(recipe.data_dir, "test", 32).take(torch.arange(10))
+        batch = dataset.source(recipe.data_dir).load("test", 32).take(torch.arange(10))
         made.objective.train()(batch.pixels.float(), batch.labels).loss.backward()
         found.append({name: parameter.grad for name, parameter in made.model.named_parameters()})
     for name, gradient in found[0].items():
@@ -437,12 +437,12 @@ def test_a_start_of_another_native_size_is_refused(start, recipe):
 
 def test_the_command_trains_measures_and_records_and_with_resume_measures_again(start, data_dir, tmp_path, capsys):
     flags = (
-        f"--ckpt {start} --data_dir {data_dir} --output_dir {tmp_path} --results {tmp_path} --epochs 1 "
+        f"--ckpt {start} --data_dir {data_dir} --output_dir {tmp_path} --epochs 1 "
         "--batch_size 60 --threads 1 --device cpu --rho 0.6 --predictor_layers 1 2 --ratio_weight 3"
     ).split()
     command.main(flags)
     shown = capsys.readouterr().out
-    (entry,) = records.read("dynamicvit", tmp_path)
+    (entry,) = records.read("dynamicvit", tmp_path / "results")
     loaded = files.load(tmp_path / "checkpoints" / "best_model.safetensors")
     assert entry["digest"] == loaded.manifest.digest
     assert entry["start"]["digest"] == read_manifest(start).digest
@@ -450,13 +450,13 @@ def test_the_command_trains_measures_and_records_and_with_resume_measures_again(
     assert entry["losses"] == {"ratio_weight": 3.0, "kl_weight": 0.5, "token_weight": 0.5}
     assert entry["schedule"] == [16, 9, 5]
     assert entry["macs"] == macs.count_macs(loaded.model, 32)
-    images_there = dataset.load(data_dir, "test", 32)
+    images_there = dataset.source(data_dir).load("test", 32)
     stage = InputStage(loaded.manifest.preprocess, 32)
     with torch.no_grad():
         right = loaded.model(stage(images_there.pixels)).logits.argmax(dim=1) == images_there.labels
     assert entry["top1"] == pytest.approx(float(right.float().mean()))
     assert f"top-1                 {entry['top1']:8.2%}" in shown
     command.main([*flags, "--resume", "--benchmark", "--batch_sizes", "2", "--repeats", "3"])
-    (again,) = records.read("dynamicvit", tmp_path)
+    (again,) = records.read("dynamicvit", tmp_path / "results")
     assert (again["digest"], again["top1"]) == (entry["digest"], entry["top1"])
     assert [row["batch_size"] for row in again["throughput"]] == [2]

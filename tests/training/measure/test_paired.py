@@ -135,7 +135,7 @@ def test_answers_that_are_no_numbers_are_refused(data_dir):
             logits[0, 3] = float("nan")
             return type("Answer", (), {"logits": logits})
 
-    images = dataset.load(data_dir, "test", 32)
+    images = dataset.source(data_dir).load("test", 32)
     with pytest.raises(DivergedError, match="found NaN or infinity for 2 of 100 images"):
         answers(Broken(), images, 50, torch.device("cpu"))
 

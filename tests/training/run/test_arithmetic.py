@@ -83,7 +83,7 @@ def test_in_bfloat16_scores_and_similarities_stay_float32_while_the_layers_do_no
     monkeypatch.setattr(type(run.model), "strategy", property(lambda self: Spy(strategy, seen)), raising=True)
     run.model.vit.blocks[0].mlp.fc1.register_forward_hook(lambda *passed: seen.update(layer=passed[2].dtype))
     run.objective.train()
-    images = dataset.load(data_dir, "train", 32).take(torch.arange(8))
+    images = dataset.source(data_dir).load("train", 32).take(torch.arange(8))
     with run._autocast():
         loss, logits = run.objective(images.pixels.float(), images.labels)
     loss.backward()

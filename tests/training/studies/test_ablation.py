@@ -8,7 +8,7 @@ from model import ModelConfig, build, load_checkpoint
 from model.merging.strategies import STRATEGIES, of_role
 from training import ablation, budget, cli, tables
 from training.errors import BudgetError
-from training.measure import records
+from training.measure import fitting, records
 from training.studies import claims, plan, reports, verdicts
 from training.studies.plan import AblationConfig
 
@@ -19,7 +19,6 @@ def config(trained, data_dir, tmp_path):
         ckpt=trained,
         data_dir=data_dir,
         output_dir=tmp_path,
-        results=tmp_path / "results",
         device="cpu",
         tolerance=0.2,  # 16 patches are coarse
         budgets=(0.8,),
@@ -45,39 +44,39 @@ def vit():
 
 
 def test_tome_in_every_block_reaches_budgets_at_which_its_last_blocks_have_no_more_to_merge(vit):
-    whole = budget.cost(vit, small(keep_rate=1.0))
-    found = budget.fit_counts(vit, small(scoring="none"), round(0.4 * whole), tolerance=0.02)
+    whole = fitting.cost(vit, small(keep_rate=1.0))
+    found = fitting.fit_counts(vit, small(scoring="none"), round(0.4 * whole), tolerance=0.02)
     assert sum(found.config.merge_counts) > 64
     assert found.macs == pytest.approx(0.4 * whole, rel=0.02)
 
 
 @pytest.mark.parametrize("share", [0.95, 0.8, 0.7])
-@pytest.mark.parametrize("fit", [budget.fit_keep_rate, budget.fit_counts])
+@pytest.mark.parametrize("fit", [fitting.fit_keep_rate, fitting.fit_counts])
 def test_a_fitted_schedule_costs_what_was_asked_for(vit, fit, share):
-    whole = budget.cost(vit, small(keep_rate=1.0))
+    whole = fitting.cost(vit, small(keep_rate=1.0))
     found = fit(vit, small(), round(share * whole))
-    assert found.macs == budget.cost(vit, found.config)
+    assert found.macs == fitting.cost(vit, found.config)
     assert found.macs == pytest.approx(share * whole, rel=0.01)
 
 
 def test_the_counts_of_tome_at_its_best_differ_by_one_at_most_and_use_every_block(vit):
-    whole = budget.cost(vit, small(keep_rate=1.0))
-    config = budget.fit_counts(vit, small(scoring="none"), round(0.7 * whole)).config
+    whole = fitting.cost(vit, small(keep_rate=1.0))
+    config = fitting.fit_counts(vit, small(scoring="none"), round(0.7 * whole)).config
     assert config.merge_layers == (0, 1, 2, 3, 4, 5)
     assert max(config.merge_counts) - min(config.merge_counts) <= 1
 
 
 def test_no_fitted_keep_rate_is_nearer_to_the_budget_than_the_one_found(vit):
-    wanted = round(0.77 * budget.cost(vit, small(keep_rate=1.0)))
-    found = budget.fit_keep_rate(vit, small(), wanted)
-    every = [budget.cost(vit, small(keep_rate=rate / 100)) for rate in range(50, 100, 5)]
+    wanted = round(0.77 * fitting.cost(vit, small(keep_rate=1.0)))
+    found = fitting.fit_keep_rate(vit, small(), wanted)
+    every = [fitting.cost(vit, small(keep_rate=rate / 100)) for rate in range(50, 100, 5)]
     assert abs(found.macs - wanted) <= min(abs(macs - wanted) for macs in every)
 
 
 def test_a_budget_that_no_schedule_reaches_is_refused_with_the_nearest(vit):
-    whole = budget.cost(vit, small(keep_rate=1.0))
+    whole = fitting.cost(vit, small(keep_rate=1.0))
     with pytest.raises(BudgetError, match="the nearest that vit_tiny_patch16_224 reaches in this way is"):
-        budget.fit_keep_rate(vit, small(merge_layers=(5,)), whole // 2)
+        fitting.fit_keep_rate(vit, small(merge_layers=(5,)), whole // 2)
 
 
 def test_every_strategy_of_the_registry_has_a_name_for_people():
@@ -170,7 +169,7 @@ def test_a_checkpoint_that_was_trained_without_merging_is_measured_at_the_defaul
 @pytest.mark.slow
 def test_the_seeds_command_runs_every_study_and_leaves_its_files(trained, data_dir, tmp_path):
     flags = (
-        f"--study all --ckpt {trained} --data_dir {data_dir} --output_dir {tmp_path} --results {tmp_path / 'results'} "
+        f"--study all --ckpt {trained} --data_dir {data_dir} --output_dir {tmp_path} "
         "--threads 1 --timing_batch 2 --repeats 3 --warm_up 1 --budgets 0.8 --alphas 0 0.7 --radii 1 "
         "--tolerance 0.2 --seeds 2"
     )
@@ -214,10 +213,10 @@ def test_the_study_of_the_score_covers_every_form_and_control_on_three_schedules
     halved = list(schedules)[1]
     assert {row.name for row in rows} >= {f"{halved:g}/lfgm alpha 1.0", f"{halved:g}/lfgm score_scale rank"}
     assert all(row.against[0].rpartition("/")[2] == "none" for row in rows if row.name.rpartition("/")[2] == "lfgm")
-    own = budget.cost(vit, small(scoring="lfgm"))
+    own = fitting.cost(vit, small(scoring="lfgm"))
     later = [row for row in rows if row.name.endswith("later")]
     assert [row.config.merge_layers for row in later] == [(2, 4), (2, 4)]
-    assert all(budget.cost(vit, row.config) == pytest.approx(own, rel=0.05) for row in later)
+    assert all(fitting.cost(vit, row.config) == pytest.approx(own, rel=0.05) for row in later)
 
 
 def scored(row, label, pair, half, budget=None, **config):
@@ -335,7 +334,7 @@ def test_the_claims_are_the_seeds():
     ],
 )
 def test_a_bad_ablation_ends_with_one_clear_line_and_code_two(flags, said, trained, data_dir, tmp_path, capsys):
-    words = [*f"--ckpt {trained} --data_dir {data_dir} --output_dir {tmp_path} --results {tmp_path}".split()]
+    words = [*f"--ckpt {trained} --data_dir {data_dir} --output_dir {tmp_path}".split()]
     with pytest.raises(SystemExit) as ended:
         cli.run(lambda: ablation.main([*words, *flags.split()]))
     assert ended.value.code == 2

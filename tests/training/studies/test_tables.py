@@ -16,7 +16,7 @@ def test_the_tables_of_every_page_are_what_its_records_give(page):
 
 def test_every_table_that_a_page_asks_for_exists_and_none_is_forgotten():
     asked = {name for page in tables.pages(ROOT) for _, name, _ in tables.MARKED.findall(page.read_text("utf-8"))}
-    studies = {"study_alpha", "study_scoring"}  # the README shows these two in the seed's form
+    studies = {"study_alpha", "study_scoring"}  # docs/studies/claims.md shows these two
     assert asked | studies == set(tables.TABLES)
 
 

@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
+from model._version import __version__
 from model.labels import CLASS_NAMES
 from service.api.oip import metadata, schemas
 from service.api.oip.request import Contract, parse
 from service.batching.batcher import Counts
 from service.errors import BadInference
-from service.runtime.card import service_version
 from tests.service.conftest import Running
 from tests.support.doubles import NATIVE, POISON, SCORE, SOURCE_MAP, FakeEngine, picture, pixels, served
 from tests.support.wire import json_of
@@ -75,7 +75,7 @@ def refusal(answer: httpx.Response, status: int) -> str:
 async def test_the_server_says_what_it_is_and_which_extensions_it_has(client: httpx.AsyncClient) -> None:
     assert (await client.get("/v2")).json() == {
         "name": "freqmerge",
-        "version": service_version(),
+        "version": __version__,
         "extensions": ["binary_tensor_data", "classification"],
     }
 
@@ -146,7 +146,7 @@ async def test_pixels_reach_the_engine_as_they_are(start: Start, engine: FakeEng
     assert found["label"]["data"] == [CLASS_NAMES[3], CLASS_NAMES[0], CLASS_NAMES[5]]
     assert engine.batches == [[3, 200, 5]]
     assert app.service.batcher.counts == Counts(admitted=3, answered=3)
-    assert len(app.service.store) == 0
+    assert app.service.store.held.images == 0
 
 
 async def test_nested_data_are_the_same_as_flat_data(client: httpx.AsyncClient) -> None:

@@ -1,4 +1,4 @@
-"""The store of recent images."""
+"""The store of recent images in memory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.store.images import ENTRY_OVERHEAD_BYTES, Held, MemoryStore, StoredImage, stored_image
+from service.store.image_store import ENTRY_OVERHEAD_BYTES, Held, StoredImage, stored_image
+from service.store.memory_store import MemoryStore
 from tests.support.doubles import SCORE, SOURCE_MAPS
 
 pytestmark = pytest.mark.anyio
@@ -63,7 +64,7 @@ async def test_images_go_until_a_new_one_fits_into_the_bytes() -> None:
         True,
         True,
     ]
-    assert store.size_bytes == 3 * (SMALL + 100)
+    assert store.held.size_bytes == 3 * (SMALL + 100)
 
 
 async def test_an_image_larger_than_the_store_is_not_kept_and_evicts_nothing() -> None:
@@ -103,8 +104,8 @@ async def test_whatever_comes_the_limits_hold_and_the_bytes_add_up(puts: list[tu
     for size, passed in puts:
         now[0] += passed
         ids.append(await put(store, image(size)))
-        assert len(store) <= most
-        assert store.size_bytes <= 8000
+        assert store.held.images <= most
+        assert store.held.size_bytes <= 8000
     kept = [found for image_id in ids if image_id and (found := await store.get(image_id))]
-    assert len(kept) == len(store)
-    assert store.size_bytes == sum(found.size_bytes for found in kept)
+    assert len(kept) == store.held.images
+    assert store.held.size_bytes == sum(found.size_bytes for found in kept)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from tests.load.connection import Connection
 from tests.load.figures import Sample
-from tests.load.wire import Answer
+from tests.load.raw_http import Answer
 
 GRACE_S = 5.0
 """How long answers are awaited after the last request was sent; what has none then counts as status 0."""

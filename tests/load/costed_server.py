@@ -1,4 +1,4 @@
-"""`python -m tests.load.server`: the service as it is, around a model of known cost.
+"""`python -m tests.load.costed_server`: the service as it is, around a model of known cost.
 
 Every `FREQMERGE_*` setting counts as in `python -m service`. `--leak-bytes` keeps that much memory per request for
 ever: the control that a soak has to catch.
@@ -18,7 +18,7 @@ from service.errors import StartupError
 from service.http import server
 from service.observe import log
 from service.settings import Settings, read_settings
-from tests.load.fake import MAX_BATCH_SIZE, Cost, fake_loader
+from tests.load.costed_engine import MAX_BATCH_SIZE, Cost, costed_loader
 
 
 class Leak:
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log.configure(settings.log_level)
         server.check_runtime()
         opened = server.listener(settings)
-        app = create_app(settings, fake_loader(Cost(options.base_ms / 1000, options.per_image_ms / 1000)))
+        app = create_app(settings, costed_loader(Cost(options.base_ms / 1000, options.per_image_ms / 1000)))
         server.serve(Leak(app, options.leak_bytes) if options.leak_bytes else app, app.state.service, opened)
     except StartupError as error:
         sys.stderr.write(f"freqmerge: {error}\n")
@@ -71,7 +71,7 @@ def parser_of(module: str, description: str | None) -> argparse.ArgumentParser:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = parser_of("tests.load.server", __doc__)
+    parser = parser_of("tests.load.costed_server", __doc__)
     parser.add_argument("--leak-bytes", type=int, default=0, help="bytes to lose with every request")
     return parser
 

@@ -1,4 +1,4 @@
-"""`python -m tests.load.client`: the load client as a process of its own; a plan on stdin, samples on stdout.
+"""`python -m tests.load.client_process`: the load client as a process of its own; a plan on stdin, samples on stdout.
 
 In its own process, or the client's share of the interpreter would be measured as the server's latency.
 """
@@ -15,7 +15,7 @@ from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from tests.load.figures import Sample
-from tests.load.load import Load, Plan, closed_loop, open_loop
+from tests.load.loops import Load, Plan, closed_loop, open_loop
 
 
 class Seen(NamedTuple):
@@ -31,7 +31,10 @@ class Client:
 
     def __init__(self, plan: Plan) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.load.client"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", "tests.load.client_process"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         if self._process.stdin is not None:
             self._process.stdin.write(_dump(plan))

@@ -41,7 +41,7 @@ class Cost:
         return images / self.batch_s(images)
 
 
-class FakeEngine:
+class CostedEngine:
     """An engine that sleeps as long as its cost says, which frees the interpreter as an accelerator does."""
 
     def __init__(self, cost: Cost, max_batch_size: int = MAX_BATCH_SIZE) -> None:
@@ -71,8 +71,8 @@ class FakeEngine:
         )
 
 
-def fake_loader(cost: Cost) -> ModelLoader:
-    """A loader of a `FakeEngine` with the labels of CIFAR-100."""
+def costed_loader(cost: Cost) -> ModelLoader:
+    """A loader of a `CostedEngine` with the labels of CIFAR-100."""
 
     def load(settings: Settings) -> ServedModel:
         from model.config import ModelConfig
@@ -91,7 +91,7 @@ def fake_loader(cost: Cost) -> ModelLoader:
             versions={},
             training={},
         )
-        engine = FakeEngine(cost, min(MAX_BATCH_SIZE, settings.max_batch_size))
+        engine = CostedEngine(cost, min(MAX_BATCH_SIZE, settings.max_batch_size))
         schedule = (GRID[0] * GRID[1],) * DEPTH
         return ServedModel(engine, manifest, manifest.config, schedule, GRID, 0)
 

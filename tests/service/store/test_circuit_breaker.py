@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from service.store.breaker import Breaker
+from service.store.circuit_breaker import CircuitBreaker
 
 
-def broken(now: list[float]) -> Breaker:
-    breaker = Breaker(2, 10.0, lambda: now[0])
+def broken(now: list[float]) -> CircuitBreaker:
+    breaker = CircuitBreaker(2, 10.0, lambda: now[0])
     breaker.failed()
     breaker.failed()
     return breaker
 
 
 def test_failures_that_are_not_in_a_row_stop_nothing() -> None:
-    breaker = Breaker(2, 10.0, lambda: 0.0)
+    breaker = CircuitBreaker(2, 10.0, lambda: 0.0)
     for _ in range(5):
         breaker.failed()
         assert breaker.allows()

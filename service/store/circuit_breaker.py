@@ -1,4 +1,4 @@
-"""Whether to ask somebody who may be away. Pure: time arrives from the caller's clock."""
+"""A circuit breaker: spares a server that does not answer most of the calls. Pure: time arrives from a clock."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 
-class Breaker:
+class CircuitBreaker:
     """Closed while answers come; after `failures` in a row it lets one attempt pass every `pause_s`."""
 
     def __init__(self, failures: int, pause_s: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -17,13 +17,13 @@ class Breaker:
         self._next_attempt = 0.0
 
     def allows(self) -> bool:
-        """Whether to ask now; the one who is told yes while the breaker is open is its only attempt."""
+        """Whether to call now; while the breaker is open, the caller that gets True makes the only attempt."""
         if self._in_a_row < self._most:
             return True
         now = self._clock()
         if now < self._next_attempt:
             return False
-        self._next_attempt = now + self._pause_s  # an attempt that ends without a word costs a pause, no more
+        self._next_attempt = now + self._pause_s  # a cancelled attempt costs one pause, no more
         return True
 
     def succeeded(self) -> None:

@@ -1,0 +1,39 @@
+"""Whether a service can answer pictures now: facts in, the obstacle out. Pure."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from service.errors import Draining, NotReady, RequestError
+
+
+class Facts(NamedTuple):
+    """What readiness depends on."""
+
+    dead: bool
+    """The engine thread has ended with an error."""
+    leaving: bool
+    """The shutdown was announced."""
+    loaded: bool
+    """The engine is warm."""
+    failing: bool
+    """The engine's last batches all failed."""
+    running_s: float
+    """Age of the oldest batch that runs now."""
+    stall_after_s: float
+    """Age from which on such a batch counts as one that will not end."""
+
+
+def obstacle(facts: Facts) -> RequestError | None:
+    """Why the service is not ready, the weightiest reason first; None if it is."""
+    if facts.dead:
+        return NotReady("The engine has died; the process is about to be restarted.")
+    if facts.leaving:
+        return Draining()
+    if not facts.loaded:
+        return NotReady("The model still loads; try again in a few seconds.")
+    if facts.failing:
+        return NotReady("The engine's last batches all failed; the operator finds the reason in the log.")
+    if facts.running_s > facts.stall_after_s:
+        return NotReady(f"The engine makes no progress: it has had one batch running for {facts.running_s:.0f} s.")
+    return None

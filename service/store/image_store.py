@@ -1,0 +1,86 @@
+"""What a store of recent images is, and what it keeps, so that their heatmaps can be asked for.
+
+Kept are the uploaded bytes, never a decoded picture: a 12-megapixel photo takes 4 MB instead of 36, and
+nothing has to be encoded while a request waits. `service.store.memory_store` is the default;
+`service.store.redis_store` keeps images for several processes.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+ID_BYTES = 16
+"""Randomness in an image id: whoever has not been told one cannot guess it."""
+
+ENTRY_OVERHEAD_BYTES = 1024
+"""What an entry costs beside its data: id, objects, two index entries."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """An uploaded file, and what the engine found in it."""
+
+    data: bytes
+    frequency_score: NDArray[np.float32]
+    source_maps: NDArray[np.int64]
+    """Owner of every patch after each merging block, [merging blocks, patches]."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory that the entry takes."""
+        return len(self.data) + self.frequency_score.nbytes + self.source_maps.nbytes + ENTRY_OVERHEAD_BYTES
+
+
+def stored_image(data: bytes, frequency_score: NDArray[np.float32], source_maps: NDArray[np.int64]) -> StoredImage:
+    """An entry with its own small arrays; rows of a batch would keep the whole batch alive."""
+    return StoredImage(data, frequency_score.copy(), source_maps.copy())
+
+
+def new_id() -> str:
+    """An id that nobody can guess."""
+    return secrets.token_urlsafe(ID_BYTES)
+
+
+class Held(NamedTuple):
+    """What a store holds."""
+
+    images: int
+    size_bytes: int
+
+
+class ImageStore(Protocol):
+    """Images under unguessable ids. Belongs to one event loop."""
+
+    shared: bool
+    """Whether other processes see the images, so that asking takes time and may fail."""
+
+    @property
+    def held(self) -> Held | None:
+        """What is kept; None if this process cannot know."""
+        ...
+
+    def serve(self, model: str) -> None:
+        """Names the model (`ServedModel.fingerprint`) whose images are kept and found from now on."""
+        ...
+
+    async def put_many(self, images: Sequence[StoredImage]) -> list[str | None]:
+        """The id under which each image is kept; None for one that cannot be. Raises nothing."""
+        ...
+
+    async def get(self, image_id: str) -> StoredImage | None:
+        """The image of an id; None if it is unknown, evicted or expired. Raises `StoreUnreachable`."""
+        ...
+
+    def expire(self) -> None:
+        """Drops every image whose time is over; called now and then."""
+        ...
+
+    async def close(self) -> None:
+        """Lets go of everything."""
+        ...
