@@ -23,6 +23,13 @@ ARG NVIDIA_INDEX=https://pypi.nvidia.com
 ARG TENSORRT_VERSION=11.1.0.106
 RUN /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps --only-binary :all: \
         --index-url "$NVIDIA_INDEX" "tensorrt-cu13-libs==$TENSORRT_VERSION"
+# The image checks itself: --no-deps has left nothing out, every library of TensorRT's finds those that it needs (but
+# for the driver's, which the container runtime hands in), and its Python package can be imported.
+RUN /opt/venv/bin/pip check \
+ && ! ldd /opt/venv/lib/python3.11/site-packages/tensorrt_libs/*.so* \
+          /opt/venv/lib/python3.11/site-packages/tensorrt_bindings/tensorrt.so \
+      | grep "not found" | grep --invert-match libcuda.so.1 \
+ && /opt/venv/bin/python -c "import tensorrt; print(tensorrt.__version__)"
 
 
 # --- the code, its bytecode compiled here because the root file system may be read-only later ---
@@ -103,17 +110,21 @@ COPY --from=gpu-dependencies /opt/venv /opt/venv
 COPY --from=code /app /app
 # What is compiled goes to a volume: /tmp may forbid to execute what lies on it. Only here, and declared: torch makes
 # its folder as soon as it is imported, and fails where it cannot. The image `cpu` compiles nothing and stays in /tmp.
-# The last two say what NVIDIA's container runtime shall hand in.
+# On a CPU only the image `cpu` serves: without a GPU, or with a driver that is too old, this one ends with torch's reason.
+# The last three say what NVIDIA's container runtime shall hand in, and which CUDA the driver must know (580 or newer).
 ENV FREQMERGE_ENGINE_CACHE=/var/cache/freqmerge/engines \
     HF_HOME=/var/cache/freqmerge/huggingface \
     TORCHINDUCTOR_CACHE_DIR=/var/cache/freqmerge/inductor \
     TRITON_CACHE_DIR=/var/cache/freqmerge/triton \
+    FREQMERGE_DEVICE=cuda \
     NVIDIA_VISIBLE_DEVICES=all \
-    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    NVIDIA_REQUIRE_CUDA="cuda>=13.0"
 VOLUME /var/cache/freqmerge
 USER 10001:10001
-# The first start on a kind of GPU builds an engine, which takes minutes; afterwards it lies in the cache.
-HEALTHCHECK --interval=10s --timeout=5s --start-period=900s --retries=3 CMD ["python", "docker/healthcheck.py"]
+# The first start on a kind of GPU builds an engine, which takes minutes; afterwards it lies in the cache. The longest
+# start is one whose engine TensorRT refuses after that, so that inductor compiles.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=1800s --retries=3 CMD ["python", "docker/healthcheck.py"]
 ARG VERSION=unknown
 ARG REVISION=unknown
 ARG SOURCE=unknown

@@ -12,8 +12,12 @@ from model.engines import artifact, openvino_engine, tensorrt_engine
 from model.engines.artifact import Profile
 from model.engines.device import pick_device
 from model.engines.engine import Precision
+from model.engines.program import MAX_BATCH_SIZE
 from model.errors import EngineError, FreqMergeError
 from model.manifest import default_checkpoint_path
+
+SERVED_BATCH = 32
+"""Largest batch of a service that is not told another one."""
 
 
 def export(arguments: argparse.Namespace) -> Path:
@@ -28,13 +32,17 @@ def export(arguments: argparse.Namespace) -> Path:
         name: getattr(arguments, name) for name in ("keep_rate", "alpha") if getattr(arguments, name) is not None
     }
     checkpoint = load_checkpoint(arguments.ckpt or default_checkpoint_path(), **changes)
-    profile = Profile(best=arguments.opt_batch, largest=arguments.max_batch)
+    largest = arguments.max_batch or (MAX_BATCH_SIZE if on_cpu else SERVED_BATCH)
     if on_cpu:
-        engine = openvino_engine.build(checkpoint, profile.largest)
+        profiles: tuple[Profile, ...] = (Profile(best=largest, largest=largest),)
+        engine = openvino_engine.build(checkpoint, largest)
     else:
-        engine = tensorrt_engine.build(checkpoint, precision, device, profile)
+        profiles = tensorrt_engine.profiles(largest)
+        engine = tensorrt_engine.build(checkpoint, precision, device, profiles)
     origin = artifact.origin_of(checkpoint, precision, device, kind)
-    return artifact.write(arguments.out, origin, profile, engine)
+    path = artifact.write(arguments.out, origin, profiles, engine)
+    artifact.failure_path(path).unlink(missing_ok=True)  # of the service, which may now load what it could not build
+    return path
 
 
 def parser() -> argparse.ArgumentParser:
@@ -44,12 +52,22 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--precision", choices=["fp16", "bf16", "fp32"], help="default: fp16; openvino: fp32")
     flags.add_argument("--ckpt", type=Path, help="checkpoint; unset: the one that ships with the package")
     flags.add_argument("--out", type=Path, required=True, help="folder; the service's FREQMERGE_ENGINE_CACHE")
-    flags.add_argument("--max_batch", type=int, default=256, help="largest batch (default: 256)")
-    flags.add_argument("--opt_batch", type=int, default=64, help="batch that TensorRT tunes for (default: 64)")
+    flags.add_argument(
+        "--max_batch",
+        type=_batch,
+        help="largest batch; TensorRT tunes for 1, 8 and it: FREQMERGE_MAX_BATCH_SIZE (default: 32; openvino: 256)",
+    )
     flags.add_argument("--keep_rate", type=float, help="share of patch tokens kept, instead of the checkpoint's")
     flags.add_argument("--alpha", type=float, help="frequency penalty weight, instead of the checkpoint's")
     flags.add_argument("--device", default="auto", help="cuda or cuda:N: TensorRT's engine is for that GPU")
     return flags
+
+
+def _batch(text: str) -> int:
+    size = int(text)
+    if size < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1 image, found {text}")
+    return size
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -39,6 +39,7 @@ def _serve(settings: Settings) -> int:
     server.check_runtime()
     opened = server.listener(settings)
     app = create_app(settings)
+    app.state.service.workers.start()
     server.serve(app, app.state.service, opened)
     return 0
 

@@ -11,14 +11,17 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.types import Lifespan
 
 from model._version import __version__
 from service.api import openapi
-from service.api.batch import add_batch_route
-from service.api.oip.routes import add_oip_routes
-from service.api.page import add_page_routes
-from service.api.routes import add_routes
-from service.api.status import add_status_routes
+from service.api.batch import batch_router
+from service.api.classify import classify_router
+from service.api.heatmap import heatmap_router
+from service.api.oip.documents import BODIES
+from service.api.oip.routes import oip_router
+from service.api.page import page_router
+from service.api.status import status_router
 from service.errors import RequestError
 from service.http import deadline
 from service.http.auth import RequireKey, read_keys
@@ -61,7 +64,7 @@ def create_app(settings: Settings, load: ModelLoader = load_model, *, start_warm
     """
     service = Service(settings, load)
     app = FastAPI(
-        lifespan=_lifespan,
+        lifespan=_lifespan(service, start_warm),
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -72,16 +75,13 @@ def create_app(settings: Settings, load: ModelLoader = load_model, *, start_warm
         description=openapi.DESCRIPTION,
     )
     app.state.service = service
-    app.state.start_warm = start_warm
     _wrap(app, service)
     app.add_exception_handler(RequestError, answer_refusal)
     app.add_exception_handler(RequestValidationError, answer_bad_parameter)
     app.add_exception_handler(HTTPException, answer_http_exception)
-    add_routes(app)
-    add_batch_route(app)
-    add_status_routes(app)
-    add_oip_routes(app)
-    add_page_routes(app)
+    for router in (classify_router, batch_router, heatmap_router, status_router, oip_router):
+        app.include_router(router(service))
+    app.include_router(page_router())
     _document(app)
     return app
 
@@ -99,16 +99,18 @@ def _wrap(app: FastAPI, service: Service) -> None:
         app.add_middleware(Prefixed, root_path=settings.root_path)
 
 
-@asynccontextmanager
-async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    service: Service = app.state.service
-    await service.open()
-    try:
-        if app.state.start_warm:
-            await service.warm()
-        yield
-    finally:
-        await service.close()
+def _lifespan(service: Service, start_warm: bool) -> Lifespan[FastAPI]:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await service.open()
+        try:
+            if start_warm:
+                await service.warm()
+            yield
+        finally:
+            await service.close()
+
+    return lifespan
 
 
 def _operation_id(route: APIRoute) -> str:
@@ -120,7 +122,7 @@ def _document(app: FastAPI) -> None:
 
     def made() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = openapi.document(app)
+            app.openapi_schema = openapi.document(app, BODIES)
         return app.openapi_schema
 
     app.openapi = made  # type: ignore[method-assign]

@@ -9,6 +9,7 @@ ServiceError
     │   ├── UnsupportedFormat   415
     │   ├── TooLarge            413   too many bytes or pixels
     │   ├── Undecodable         422   truncated or damaged
+    │   ├── TooCostly           422   built so that it takes far too long to decode
     │   ├── BadForm             422   multipart without exactly one file
     │   └── SlowBody            408
     ├── BadHttp                 400   bytes that are no HTTP request
@@ -106,6 +107,12 @@ class Undecodable(UploadError):
     """A picture of an accepted format that is truncated or damaged."""
 
     status, reason, title = 422, "undecodable", "The picture cannot be decoded"
+
+
+class TooCostly(UploadError):
+    """A picture that takes far longer to decode than one of its size should."""
+
+    status, reason, title = 422, "too_costly", "The picture takes too long to decode"
 
 
 class BadForm(UploadError):

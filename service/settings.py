@@ -150,7 +150,13 @@ class Settings(BaseSettings):
 
     # pictures
     max_upload_bytes: int = Field(10 * MIB, ge=1024, le=1 << 30, description="most bytes of one picture (413)")
-    max_pixels: int = Field(25_000_000, ge=1024, le=500_000_000, description="most pixels of one picture (413)")
+    max_pixels: int = Field(50_000_000, ge=1024, le=500_000_000, description="most pixels of one JPEG (413)")
+    max_full_pixels: int = Field(
+        25_000_000,
+        ge=1024,
+        le=500_000_000,
+        description="most pixels in any other format, which is decoded at its full size; at most max_pixels (413)",
+    )
     max_side: int = Field(16_384, ge=32, le=65_535, description="longest side of a picture in pixels (413)")
     max_batch_files: int = Field(
         64, ge=1, le=1024, description="most pictures of one request to /classify/batch or the inference protocol"
@@ -172,6 +178,15 @@ class Settings(BaseSettings):
         description="most memory of pictures being decoded at a time; more wait, and one that needs more runs alone",
     )
     decode_threads: int = Field(2, ge=1, le=64, description="threads that decode, draw and encode pictures")
+    decode_workers: int = Field(
+        2, ge=1, le=64, description="processes that decode what may take long, beside the threads; started when needed"
+    )
+    decode_cpu_s: float = Field(
+        1.8, gt=0, le=600, description="most CPU time that such a process may take for one picture (422)"
+    )
+    decode_stall_after_s: float = Field(
+        5, gt=0, le=3600, description="how long a picture may wait to be decoded before the service reports not ready"
+    )
     heatmap_max_side: int = Field(
         2048, ge=256, le=8192, description="largest `size` of a heatmap, longer side in pixels"
     )

@@ -1,15 +1,14 @@
-"""Batches of a run, in an order that its seed decides; `python -m training.loader` prints how fast it makes them."""
+"""`python -m training.loader`: how fast the batches of a training are made."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from model import ModelConfig
 from model.config import Frozen
@@ -18,68 +17,13 @@ from model.images.input_stage import InputStage
 from model.images.prepare import Preprocess
 from training import cli
 from training.config import TrainConfig
-from training.data import dataset, randaugment
+from training.data import dataset
 from training.data.augment import Augmentation, seed_everything
-from training.data.images import Images
-from training.errors import DataError
+from training.data.loader import Loader
 from training.measure import records
-from training.run import distributed
 
 WARM_UP = 10
 """Batches made before timing."""
-
-
-class Loader:
-    """Training images on their device, and the batches of any epoch from any step on.
-
-    Each process sees the whole batch of a step (uint8 at the native size: 3 KB an image), augments all of it with the
-    same random numbers and trains on its own rows, so that the number of processes does not change what is trained.
-    """
-
-    def __init__(self, images: Images, config: TrainConfig, preprocess: Preprocess, device: torch.device) -> None:
-        self.config, self.device = config, device
-        self.batch = config.batch_size * distributed.size()
-        self.steps = len(images) // self.batch
-        _check_count(len(images), config.batch_size)
-        self.pictures = (
-            randaugment.RandAugmented(images.pixels, config.rand_augment, preprocess) if config.rand_augment else None
-        )
-        self.images = images.to(device)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def epoch(self, epoch: int, first: int = 0) -> Iterator[Images]:
-        """The batches of an epoch (from 0), from step `first` on."""
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(self.config.seed * 100_003 + epoch))
-        chosen = [order[at * self.batch : (at + 1) * self.batch] for at in range(first, self.steps)]
-        if self.pictures is None:
-            order = order.to(self.device)
-            for at in range(first, self.steps):
-                yield self.images.take(order[at * self.batch : (at + 1) * self.batch])
-        else:
-            yield from self._changed(self.pictures, chosen, epoch)
-
-    def _changed(self, pictures: randaugment.RandAugmented, chosen: list[Tensor], epoch: int) -> Iterator[Images]:
-        """Each process changes its own rows; the changed ones are then put together."""
-        start = (self.config.seed * 100_003 + epoch) * 1_000_003
-        drawn = [
-            [(index, (start + index) % 2**32) for index in rows[distributed.own_rows(len(rows))].tolist()]
-            for rows in chosen
-        ]
-        for rows, part in zip(chosen, randaugment.batches(pictures, drawn, self.config.workers), strict=True):
-            pixels = distributed.together(part.to(self.device, non_blocking=True))
-            yield Images(pixels, self.images.labels[rows.to(self.device)])
-
-
-def _check_count(images: int, batch_size: int) -> None:
-    processes = distributed.size()
-    if images < batch_size * processes:
-        together = f" in each of {processes} processes" if processes > 1 else ""
-        raise DataError(
-            f"batch_size: expected at most {images // processes}{together}, because there are {images} training "
-            f"images, found {batch_size}"
-        )
 
 
 class SpeedConfig(Frozen):

@@ -25,6 +25,7 @@ from model.images.input_stage import InputStage
 from model.manifest import Manifest
 from training import cli
 from training.data import dataset, held_out
+from training.data.dataset import Source
 from training.data.images import Images
 from training.measure.calibration import fit_temperature, fold_temperature
 from training.measure.scores import BINS, answers, calibration_error, scores
@@ -55,9 +56,10 @@ def release(config: ReleaseConfig, changes: dict[str, Any], command: str) -> Man
     if config.threads:
         torch.set_num_threads(config.threads)
     merged = load_checkpoint(config.ckpt, **changes)
-    images = dataset.test_images(dataset.source(config.data_dir), merged.manifest, config.ckpt)
+    source = dataset.source(config.data_dir)
+    images = dataset.test_images(source, merged.manifest, config.ckpt)
     plain = load_checkpoint(config.ckpt, keep_rate=1.0)
-    calibration = _calibration(merged, config)
+    calibration = _calibration(merged, config, source)
     for checkpoint in (merged, plain):
         fold_temperature(checkpoint.model, calibration["temperature"])
         if config.half:  # score the weights that ship, rounded as they will be
@@ -88,13 +90,12 @@ def release(config: ReleaseConfig, changes: dict[str, Any], command: str) -> Man
     return manifest
 
 
-def _calibration(checkpoint: Checkpoint, config: ReleaseConfig) -> dict[str, Any]:
+def _calibration(checkpoint: Checkpoint, config: ReleaseConfig, source: Source) -> dict[str, Any]:
     """The temperature of the model as it is released, and what it was fitted on; 1 where nothing was held out."""
     if not config.calibrate:
         return {"temperature": 1.0, "why": "not asked for"}
     native_size = checkpoint.manifest.preprocess.native_size
-    load = partial(dataset.source(config.data_dir).load, "train", native_size)
-    images = held_out.unseen(checkpoint.manifest.training, load)
+    images = held_out.unseen(checkpoint.manifest.training, partial(source.load, "train", native_size))
     if images is None or len(images) < FEWEST:
         count = 0 if images is None else len(images)
         return {"temperature": 1.0, "why": f"{count} training images are known to be held out, {FEWEST} are needed"}

@@ -26,7 +26,7 @@ from training.run.objectives import Plain
 
 
 class StepConfig(records.RecordConfig):
-    """What is timed and how often."""
+    """What is timed, how often, and where the result goes."""
 
     batch_size: int = Field(64, ge=1, description="images per step")
     native_size: int = Field(32, ge=4, description="side of the images before they are enlarged, in pixels")
@@ -38,7 +38,7 @@ class StepConfig(records.RecordConfig):
 
 def combinations(device: torch.device) -> list[Arithmetic]:
     """What this device can train in; bfloat16 only where the hardware has it."""
-    has_bf16 = torch.cuda.is_bf16_supported() if device.type == "cuda" else arithmetic.has_bf16()
+    has_bf16 = arithmetic.cuda_has_bf16(device) if device.type == "cuda" else arithmetic.has_bf16()
     kinds: list[torch.dtype | None] = [None, torch.bfloat16] if has_bf16 else [None]
     return [Arithmetic(kind, fused) for kind in kinds for fused in (True, False)]
 

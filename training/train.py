@@ -22,14 +22,14 @@ from tqdm import tqdm
 
 from model import ModelConfig, files
 from model.engines.device import pick_device
-from training import cli, plots
+from training import cli, distributed, plots
 from training.config import FREE, TrainConfig
 from training.data.augment import Augmentation, seed_everything
 from training.data.images import Images, split_off
+from training.data.loader import Loader
 from training.errors import DivergedError
-from training.loader import Loader
 from training.measure.scores import score
-from training.run import arithmetic, distributed, identity, outputs, progress, state, task
+from training.run import arithmetic, identity, outputs, progress, state, task
 from training.run.task import Task
 
 RANK_SEED = 1_000_000_007
@@ -122,8 +122,11 @@ class Run:
         with self._autocast():
             loss, logits = self.shared(pixels, targets)
         decided = targets if targets.ndim == 1 else targets.argmax(dim=1)
-        value = self._count(loss.item(), int((logits.argmax(dim=1) == decided).sum()), len(pixels))
+        hits = (logits.argmax(dim=1) == decided).sum()
         self._update(loss)
+        # the only wait for the device in a step, once all of it is on its way
+        mean, correct = torch.stack([loss.detach().double(), hits.double()]).tolist()
+        value = self._count(mean, round(correct), len(pixels))
         if self.ema is not None:
             self.ema.update(self.model, step=number)
         return value

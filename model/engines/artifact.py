@@ -1,7 +1,9 @@
 """Compiled engines on disk: plain bytes, and beside them a JSON manifest of what they were made of and for.
 
 An engine fits one checkpoint, config, precision, code, kind of GPU or CPU and set of library versions; its file is
-named by a digest over these. A file that says anything else, or whose bytes are not those of its manifest, is refused.
+named by a digest over these. A file that says anything else, or whose bytes are not those of its manifest, is refused,
+and one that its own library refuses is deleted. A build that failed leaves a note under the same name, so that a
+service that is started again and again does not build for minutes each time.
 """
 
 from __future__ import annotations
@@ -9,11 +11,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from pydantic import Field, ValidationError, model_validator
@@ -23,16 +26,30 @@ from model._version import __version__
 from model.checkpoint import Checkpoint
 from model.config import Frozen
 from model.engines.engine import Precision
-from model.errors import ArtifactError, ConfigError
+from model.errors import ArtifactError, ConfigError, EngineError
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 Kind = Literal["tensorrt", "openvino"]
 PACKAGES: dict[Kind, tuple[str, ...]] = {
-    "tensorrt": ("torch", "torch-tensorrt", "tensorrt"),
+    # torch-tensorrt brings the three in the middle; the last is what NVIDIA's own containers have
+    "tensorrt": (
+        "torch",
+        "torch-tensorrt",
+        "tensorrt-cu13",
+        "tensorrt-cu13-bindings",
+        "tensorrt-cu13-libs",
+        "tensorrt",
+    ),
     "openvino": ("torch", "openvino"),
 }
+"""Distributions whose version is a reason to build again."""
+
+ATTEMPTS = 2
+"""Builds that may begin and not end, as when the process is killed, before the next start does without."""
+
+Loaded = TypeVar("Loaded")
 
 
 class Origin(Frozen):
@@ -59,7 +76,7 @@ class Origin(Frozen):
 
 
 class Profile(Frozen):
-    """Batch sizes that an engine takes, and the one that it is tuned for."""
+    """A range of batch sizes that an engine takes, and the one that it is tuned for."""
 
     smallest: int = Field(1, ge=1)
     best: int = Field(64, ge=1)
@@ -79,7 +96,7 @@ class Artifact(Frozen):
 
     format: int = FORMAT
     origin: Origin
-    profile: Profile
+    profiles: tuple[Profile, ...] = Field(min_length=1, description="ranges of batch sizes, without gaps from 1 on")
     bytes: int = Field(ge=1, description="size of the engine")
     sha256: str = Field(pattern="^[0-9a-f]{64}$", description="digest of the engine's bytes")
 
@@ -101,31 +118,108 @@ def origin_of(checkpoint: Checkpoint, precision: Precision, device: torch.device
     )
 
 
-def cached(
-    origin: Origin, profile: Profile, max_batch_size: int, folder: Path | None, build: Callable[[], bytes]
-) -> bytes:
-    """The engine of this origin that lies in the folder, or what `build` gives, then kept there.
+class Failure(Frozen):
+    """The note beside the place of an engine that could not be built."""
 
-    A stale or damaged file is built again; a folder that cannot be written costs the next start a build.
+    reason: str
+    attempts: int = Field(ge=1, description="builds that have begun")
+    final: bool = Field(description="whether the last one ended with an error, rather than with its process")
+
+
+def kept(origin: Origin, max_batch_size: int, folder: Path | None, load: Callable[[bytes], Loaded]) -> Loaded | None:
+    """What `load` makes of the engine of this origin that lies in the folder; None if there is none that can be used.
+
+    One that is stale, damaged or refused by `load` with an `EngineError` is deleted, and the log says why.
     """
-    if folder is not None and origin.path(folder).exists():
-        try:
-            return read(origin.path(folder), origin, max_batch_size)
-        except ArtifactError as error:
-            log.warning("%s", error)
-    engine = build()
+    path = None if folder is None else origin.path(folder)
+    if path is None or not path.exists():
+        return None
+    try:
+        return load(read(path, origin, max_batch_size))
+    except EngineError as error:
+        log.warning("%s", error)
+    with suppress(OSError):
+        discard(path)
+    return None
+
+
+def built(
+    origin: Origin,
+    profiles: tuple[Profile, ...],
+    folder: Path | None,
+    build: Callable[[], bytes],
+    load: Callable[[bytes], Loaded],
+    *,
+    remember: bool = False,
+) -> Loaded:
+    """What `load` makes of what `build` gives, which is then kept in the folder; raises `EngineError`.
+
+    With `remember`, a build that failed is not begun again until its note in the folder is deleted, nor is one that
+    was cut short `ATTEMPTS` times. A folder that cannot be written costs the next start a build.
+    """
+    with _noted(origin.path(folder) if folder is not None and remember else None):
+        engine = build()
+        result = load(engine)
     if folder is not None:
         try:
-            log.info("engine kept as %s", write(folder, origin, profile, engine))
+            log.info("engine kept as %s", write(folder, origin, profiles, engine))
         except OSError as error:
             log.warning("the engine is not kept for the next start: %s", error)
-    return engine
+    return result
 
 
-def write(folder: Path, origin: Origin, profile: Profile, engine: bytes) -> Path:
+def failure_path(path: Path) -> Path:
+    """Where the note of a failed build of the engine at `path` lies."""
+    return path.with_suffix(".failed.json")
+
+
+def discard(path: Path) -> None:
+    """Deletes an engine and its manifest, if they are there."""
+    for part in (path, path.with_suffix(".json")):
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def _noted(path: Path | None) -> Iterator[None]:
+    """A build, its failure noted beside the engine's place; raises `EngineError` at once where earlier ones failed."""
+    if path is None:
+        yield
+        return
+    note = failure_path(path)
+    earlier = _failure(note)
+    if earlier is not None and (earlier.final or earlier.attempts >= ATTEMPTS):
+        raise EngineError(f"an earlier build failed ({earlier.reason}); delete {note} to build again")
+    attempts = 1 if earlier is None else earlier.attempts + 1
+    _keep(note, Failure(reason="its process ended before the build did", attempts=attempts, final=False))
+    try:
+        yield
+    except EngineError as error:
+        _keep(note, Failure(reason=str(error), attempts=attempts, final=True))
+        raise
+    with suppress(OSError):
+        note.unlink(missing_ok=True)
+
+
+def _failure(note: Path) -> Failure | None:
+    try:
+        return Failure.from_json(note.read_bytes())
+    except (OSError, ConfigError, ValidationError):  # none, or none that can be read: build
+        return None
+
+
+def _keep(note: Path, failure: Failure) -> None:
+    try:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        files.write_text(note, failure.to_json() + "\n")
+    except OSError as error:
+        log.warning("the next start will not know of this build: %s", error)
+
+
+def write(folder: Path, origin: Origin, profiles: tuple[Profile, ...], engine: bytes) -> Path:
     """Puts engine and manifest into the folder, each in one step, the manifest last; returns the engine's path."""
     path = origin.path(folder)
-    artifact = Artifact(origin=origin, profile=profile, bytes=len(engine), sha256=hashlib.sha256(engine).hexdigest())
+    digest = hashlib.sha256(engine).hexdigest()
+    artifact = Artifact(origin=origin, profiles=profiles, bytes=len(engine), sha256=digest)
     with files.replacing(path) as temporary:
         temporary.write_bytes(engine)
     files.write_text(path.with_suffix(".json"), json.dumps(artifact.model_dump(mode="json"), indent=1) + "\n")
@@ -138,10 +232,10 @@ def read(path: Path, origin: Origin, max_batch_size: int) -> bytes:
     differing = _differences(artifact.origin, origin)
     if differing:
         raise ArtifactError(f"{path}: a stale or foreign engine: {'; '.join(differing)}; build it again")
-    if not artifact.profile.smallest <= 1 <= max_batch_size <= artifact.profile.largest:
+    smallest, largest = artifact.profiles[0].smallest, artifact.profiles[-1].largest
+    if not smallest <= 1 <= max_batch_size <= largest:
         raise ArtifactError(
-            f"{path}: expected an engine for 1..{max_batch_size} images, found "
-            f"{artifact.profile.smallest}..{artifact.profile.largest}; build it again"
+            f"{path}: expected an engine for 1..{max_batch_size} images, found {smallest}..{largest}; build it again"
         )
     try:
         engine = path.read_bytes()

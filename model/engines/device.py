@@ -1,10 +1,19 @@
-"""The device that a name stands for."""
+"""The device that a name stands for, and whether it still works."""
 
 from __future__ import annotations
+
+import os
+from pathlib import Path
 
 import torch
 
 from model.errors import EngineError
+
+NO_DRIVER = "Found no NVIDIA driver"
+"""How torch begins to say that this is no machine for CUDA at all."""
+
+CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
+"""Where the kernel says how much processor time this container may use (cgroup v2)."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -16,12 +25,64 @@ def pick_device(name: str) -> torch.device:
     except RuntimeError as error:
         raise EngineError(f"device: expected auto, cpu, cuda or cuda:N, found {name!r}") from error
     if device.type == "cuda":
-        count = torch.cuda.device_count()
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if not count:
-            raise EngineError(f"device: expected cpu or auto, as this torch sees no CUDA device, found {name!r}")
+            told = f" ({words})" if (words := why_no_cuda()) else ""
+            raise EngineError(f"device: expected cpu or auto, as this torch sees no CUDA device{told}, found {name!r}")
         if (device.index or 0) >= count:
             raise EngineError(f"device: expected a CUDA device below {count}, found {name!r}; use device cpu or auto")
         return torch.device("cuda", device.index or 0)
     if device.type != "cpu":
         raise EngineError(f"device: expected auto, cpu, cuda or cuda:N, found {name!r}")
     return device
+
+
+def why_no_cuda() -> str:
+    """torch's own words, one sentence, for why it has no CUDA device; empty where it has one or was built without."""
+    if torch.version.cuda is None:
+        return ""
+    try:
+        torch.cuda.init()
+    except Exception as error:  # an old driver, no driver, none that is visible: torch raises several types
+        return str(error).partition(". ")[0].rstrip(".")
+    return ""
+
+
+def hidden_cuda() -> str:
+    """`why_no_cuda`, where there is a driver, so that somebody may wonder why the CPU computes; else empty."""
+    words = why_no_cuda()
+    return "" if words.startswith(NO_DRIVER) else words
+
+
+def exact_float32() -> None:
+    """Makes float32 on CUDA mean float32 in this process: without TF32, which keeps 10 bits of a factor's mantissa.
+
+    torch switches it off for matrix products but on for cuDNN's convolutions, such as the one that embeds patches.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def probe(device: torch.device) -> None:
+    """Returns when a small computation on the device gives what it should; raises `EngineError` where it does not.
+
+    After a CUDA error that sticks, such as an illegal memory access, every later call of the process raises it again:
+    then only a new process helps. Waits for what the device is busy with.
+    """
+    try:
+        with torch.inference_mode():
+            total = int(torch.ones(64, dtype=torch.int32, device=device).sum().item())
+    except Exception as error:  # torch raises many types; callers need one
+        raise EngineError(f"the device {device} does not compute any more: {error}; start the process anew") from error
+    if total != 64:
+        raise EngineError(f"the device {device} computes wrong: expected 64, found {total}; start the process anew")
+
+
+def usable_cpus(limit: Path = CPU_LIMIT) -> int:
+    """Processors that this process may use, at least 1: those it is bound to, or fewer where a container limits it."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = limit.read_text(encoding="ascii").split()
+        return max(1, min(bound, int(quota) // int(period)))
+    except (OSError, ValueError):  # no such cgroup, or the quota "max"
+        return bound

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -82,3 +84,18 @@ def check_batch(images: np.ndarray, native_size: int, max_batch_size: int) -> No
         )
     if not 1 <= len(images) <= max_batch_size:
         raise EngineError(f"expected 1..{max_batch_size} images, found {len(images)}; split the batch")
+
+
+@contextmanager
+def engine_errors(words: str) -> Iterator[None]:
+    """A block whose every exception is an `EngineError` that begins with these words; one that is already stays.
+
+    Libraries raise many types, also while they are imported: what goes wrong in making an engine must not keep the
+    next one from serving.
+    """
+    try:
+        yield
+    except EngineError:
+        raise
+    except Exception as error:
+        raise EngineError(f"{words}: {type(error).__name__}: {error}") from error

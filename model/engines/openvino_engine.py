@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,9 @@ class OpenVINOEngine:
         return EngineOutput(logits, score, owners)
 
 
-def cached(checkpoint: Checkpoint, max_batch_size: int, folder: Path | None) -> bytes:
+def create(
+    checkpoint: Checkpoint, max_batch_size: int, folder: Path | None, threads: int, reason: str = ""
+) -> OpenVINOEngine:
     """The engine that lies in the folder, or one that is built now and kept there; raises `EngineError`."""
     origin = artifact.origin_of(checkpoint, "fp32", torch.device("cpu"), "openvino")
     largest = max(MAX_BATCH_SIZE, max_batch_size)
@@ -96,7 +99,15 @@ def cached(checkpoint: Checkpoint, max_batch_size: int, folder: Path | None) -> 
         log.info("building an OpenVINO engine of %s; this takes seconds", origin.checkpoint)
         return build(checkpoint, largest)
 
-    return artifact.cached(origin, Profile(best=largest, largest=largest), max_batch_size, folder, fresh)
+    load = partial(
+        OpenVINOEngine,
+        native_size=checkpoint.manifest.preprocess.native_size,
+        max_batch_size=max_batch_size,
+        threads=threads,
+        reason=reason,
+    )
+    found = artifact.kept(origin, max_batch_size, folder, load)
+    return found or artifact.built(origin, (Profile(best=largest, largest=largest),), folder, fresh, load)
 
 
 def _options(threads: int) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from model.engines.classifier import Classifier
+from model.engines.device import usable_cpus
 from model.engines.engine import EngineOutput, check_batch
 from model.errors import EngineError
 
@@ -47,6 +48,8 @@ class TorchEngine:
         if self._cuda:
             torch.cuda.synchronize(device)  # the weights arrive before the engine's own stream reads them
         self._sizes = bucket_sizes(max_batch_size) if kind == "inductor" else ()
+        if kind == "inductor":
+            _few_compile_workers()
         self._call = (
             torch.compile(module, fullgraph=True, dynamic=False, mode="reduce-overhead" if self._cuda else None)
             if kind == "inductor"
@@ -87,6 +90,13 @@ class TorchEngine:
 
     def _on_stream(self) -> AbstractContextManager[object]:
         return torch.cuda.stream(self._stream) if self._stream is not None else nullcontext()
+
+
+def _few_compile_workers() -> None:
+    """As many processes that compile as this container may use processors; torch counts those of the whole host."""
+    from torch._inductor import config  # takes a second to import, and only this engine needs it
+
+    config.compile_threads = min(config.compile_threads or 1, usable_cpus())
 
 
 def bucket_sizes(max_batch_size: int) -> tuple[int, ...]:

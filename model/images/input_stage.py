@@ -10,6 +10,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from model.images.prepare import Filter, Preprocess
+from model.precision import in_full
 
 
 @lru_cache(maxsize=32)
@@ -51,4 +52,5 @@ class InputStage(nn.Module):
         x = images * self.scale + self.shift
         if self.native_size == self.image_size:
             return x
-        return self.resize @ x @ self.resize.T
+        with in_full(x.device.type):  # autocast would round the pixels of training, and not those of serving
+            return self.resize @ x @ self.resize.T

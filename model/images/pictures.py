@@ -2,16 +2,23 @@
 
 Such a picture is the first frame of an animation, white where it was transparent, and turned as its EXIF
 orientation says. Colours are taken as sRGB: an embedded profile is dropped unread.
+
+`examined` walks over the file's own structure first (`model.images.formats`): Pillow is given no more than the pixels
+need, and what that will cost is known beforehand.
 """
 
 from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, features
+from PIL.AvifImagePlugin import AvifImageFile
+from PIL.BmpImagePlugin import BmpImageFile
 from PIL.ExifTags import Base
 from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
@@ -19,18 +26,30 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from model.images.formats import avif, bmp, gif, jpeg, png, webp
+from model.images.formats.essence import Essence
 from model.images.prepare import prepare_image
 
-_READERS: dict[str, type[ImageFile]] = {
-    "JPEG": JpegImageFile,
-    "PNG": PngImageFile,
-    "WEBP": WebPImageFile,
-    "GIF": GifImageFile,
-}
-FORMATS = tuple(_READERS)
-"""What is accepted. TIFF and BMP are not: many rare compressions, or a decoder in pure Python."""
 
-_SIGNATURES = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n", "GIF": b"GIF8", "WEBP": b"RIFF"}
+class _Format(NamedTuple):
+    """How a format is recognised, examined and read."""
+
+    announced: Callable[[bytes], bool]
+    essence: Callable[[bytes], Essence]
+    reader: type[ImageFile]
+
+
+_ALL = {
+    "JPEG": _Format(lambda data: data.startswith(b"\xff\xd8\xff"), jpeg.essence, JpegImageFile),
+    "PNG": _Format(lambda data: data.startswith(b"\x89PNG\r\n\x1a\n"), png.essence, PngImageFile),
+    "WEBP": _Format(lambda data: data[:4] == b"RIFF" and data[8:12] == b"WEBP", webp.essence, WebPImageFile),
+    "GIF": _Format(lambda data: data.startswith(b"GIF8"), gif.essence, GifImageFile),
+    "BMP": _Format(bmp.announced, bmp.essence, BmpImageFile),
+    "AVIF": _Format(avif.announced, avif.essence, AvifImageFile),
+}
+_FORMATS = {name: one for name, one in _ALL.items() if name != "AVIF" or features.check("avif")}
+FORMATS = tuple(_FORMATS)
+"""What is accepted, as browsers show it; AVIF where Pillow was built with it. TIFF is not: many rare compressions."""
 
 SHORT_SIDE_FLOOR = 224
 """The shorter side of a wide picture is not reduced below this: the network reads the centred square."""
@@ -72,10 +91,15 @@ DAMAGED = (
 
 def format_of(data: bytes) -> str | None:
     """The name in `FORMATS` that the first bytes announce, None if they announce no such picture."""
-    for name, signature in _SIGNATURES.items():
-        if data.startswith(signature) and (name != "WEBP" or data[8:12] == b"WEBP"):
+    for name, one in _FORMATS.items():
+        if one.announced(data):
             return name
     return None
+
+
+def examined(data: bytes, found: str) -> Essence:
+    """What the pixels need of the file, and its cost; raises `Excessive`, or another of `DAMAGED`."""
+    return _FORMATS[found].essence(data)
 
 
 def listed() -> str:
@@ -90,7 +114,7 @@ def opened(data: bytes, found: str) -> ImageFile:
     or hides the size, and for lack of one format imports the readers of all others. A phone's multi-picture
     JPEG yields its main picture this way.
     """
-    return _READERS[found](io.BytesIO(data))
+    return _FORMATS[found].reader(io.BytesIO(data))
 
 
 def network_side(native_size: int) -> int:
@@ -99,12 +123,12 @@ def network_side(native_size: int) -> int:
 
 
 def network_input(data: bytes, found: str, native_size: int) -> NDArray[np.uint8]:
-    """uint8 [3, native, native] of a whole file, as the service gives it to its engine; raises one of `DAMAGED`."""
+    """uint8 [3, native, native] of a file, as the service gives it to its engine; raises one of `DAMAGED`."""
     keep_side = network_side(native_size)
-    with opened(data, found) as image:
+    essence = examined(data, found)
+    with opened(essence.data, found) as image:
         draft(image, keep_side)
-        picture, _ = upright(image, keep_side)
-    return prepare_image(picture, native_size)
+        return prepare_image(upright(image, keep_side, essence).image, native_size)
 
 
 def draft(image: ImageFile, keep_side: int) -> tuple[int, int]:
@@ -117,16 +141,53 @@ def draft(image: ImageFile, keep_side: int) -> tuple[int, int]:
     return width, height
 
 
-def upright(image: ImageFile, keep_side: int) -> tuple[Image.Image, bool]:
-    """The picture with no more detail than `keep_side` needs, and whether width and height changed places."""
-    image.load()
-    orientation = _orientation(image)
-    rest = reduction(*image.size, keep_side)
-    kept = _turned(_on_white(_reduced(_true_colour(image), rest)), orientation)
-    if kept is image:
-        kept = image.copy()  # a plain image: the opened one holds on to the file and its metadata
+class Upright(NamedTuple):
+    """A plain RGB picture, how it was turned, and what a viewer should be told."""
+
+    image: Image.Image
+    turned: bool
+    """Whether width and height changed places."""
+    warnings: tuple[str, ...] = ()
+
+
+def upright(image: ImageFile, keep_side: int, essence: Essence) -> Upright:
+    """The opened and drafted picture with no more detail than `keep_side` needs; raises one of `DAMAGED`."""
+    loaded, warnings = _loaded(image, essence)
+    orientation = essence.orientation
+    if image.format == "AVIF":
+        orientation = _orientation(image)  # Pillow joins the EXIF block with the format's own turns
+    rest = reduction(*loaded.size, keep_side)
+    kept = _turned(_on_white(_reduced(_true_colour(loaded), rest)), orientation)
+    if kept is loaded:
+        kept = loaded.copy()  # a plain image: the opened one holds on to the file and its metadata
     kept.info.clear()
-    return kept, orientation >= 5
+    return Upright(kept, orientation >= 5, warnings)
+
+
+def _loaded(image: ImageFile, essence: Essence) -> tuple[Image.Image, tuple[str, ...]]:
+    """The pixels, and a warning if a few of them are missing."""
+    width = image.width
+    try:
+        image.load()
+    except OSError:
+        if image.format != "JPEG" or not jpeg.unfinished(essence.data):
+            raise
+        return _ended(essence, width)
+    if image.format == "PNG":
+        return png.with_transparency(image, essence.data), ()
+    return image, ()
+
+
+def _ended(essence: Essence, width: int) -> tuple[Image.Image, tuple[str, ...]]:
+    shown, missing = jpeg.finished(essence.data, max(1, round(essence.width / width)))
+    if missing > jpeg.MAX_MISSING:
+        raise OSError(f"the file is cut off, {missing:.0%} of the picture is missing")
+    lost = (
+        f"the last {missing:.1%} of the picture is grey"
+        if missing
+        else "its end marker or its last details are missing"
+    )
+    return shown, (f"the file is cut off; {lost}",)
 
 
 def reduction(width: int, height: int, keep_side: int) -> int:

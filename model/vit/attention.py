@@ -77,7 +77,8 @@ def _attend(fused: bool, query: Tensor, key: Tensor, value: Tensor, bias: Tensor
 
 def _weights(query: Tensor, key: Tensor, scale: float, bias: Tensor | None) -> Tensor:
     """Attention weights [batch, heads, queries, keys] in float32."""
-    logits = (query @ key.transpose(2, 3)).float() * scale
+    # scaled first, as the attention itself does: the unscaled product of two half-precision tensors may overflow
+    logits = ((query * scale) @ key.transpose(2, 3)).float()
     if bias is not None:
         logits = logits + bias[:, :, : query.shape[2]].float()
     return torch.softmax(logits, dim=3)

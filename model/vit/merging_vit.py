@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +17,7 @@ from model.merging.frequency import low_pass_basis, rank, score_values
 from model.merging.merge import assignment_matrix, follow, merge_rotary, unmerge
 from model.merging.schedule import token_schedule
 from model.merging.strategies import STRATEGIES, First, Strategy, View
+from model.precision import in_full
 from model.vit import backbone, hooks
 from model.vit.attention import Reading
 from model.vit.families import Rotary, check_block, family_of
@@ -159,7 +159,7 @@ class Merging(nn.Module):
                 continue
             entered, backward = hooks.enter(block, stream.tokens)
             view, stream = self._attend(layer, images, stream._replace(tokens=entered), bias, first)
-            with _in_full(x.device.type):
+            with in_full(x.device.type):
                 first, stream = self._reduce(view, stream, self.schedule[layer])
             if trace:
                 score = first.score if self.config.rescore == "pool" else view.patch_score()
@@ -194,7 +194,7 @@ class Merging(nn.Module):
             Reading(self.family.has_class_token(self.vit), self.strategy.needs_attention),
         )
         if first is None:
-            with _in_full(x.device.type):
+            with in_full(x.device.type):  # scores, similarities and indices
                 mean = x[:, prefix:].float().mean(dim=2)
                 first = First(mean, score_values(mean, self.basis))
         view = View(
@@ -302,13 +302,6 @@ def _below_vit(patterns: Any) -> Any:
     if isinstance(patterns, str):
         return r"vit\.(?:" + re.sub(r"(?<!\[)\^", "", patterns) + ")"
     return [(_below_vit(pattern), *order) for pattern, *order in patterns]
-
-
-def _in_full(device: str) -> AbstractContextManager[Any]:
-    """Scores, similarities and token indices keep their float32 where autocast would round their products."""
-    # entered only inside autocast: an exported or compiled graph of a whole model is to stay free of such regions
-    rounds = device != "meta" and torch.is_autocast_enabled(device)
-    return torch.autocast(device, enabled=False) if rounds else nullcontext()
 
 
 def build(

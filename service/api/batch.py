@@ -2,68 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated
 
-from fastapi import FastAPI
+from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api import openapi, pipeline
-from service.api.answers import json_answer
-from service.api.classified import classified
-from service.api.pipeline import Recognised, service_of
-from service.api.routes import CLASSIFY_PARAMETERS, TopK
-from service.api.schemas import BatchClassification
+from service.api import openapi
+from service.api.classify import heatmap_url, model_name, predictions
+from service.api.recent import keep
+from service.api.recognition import Recognised, recognise_many
+from service.api.schemas import BatchClassification, BatchResult, ClassifyQuery, Problem
 from service.errors import RequestError, UnsupportedFormat, problem
 from service.http import forms
-from service.http.body import read_upload
+from service.http.body import Upload, read_upload
 from service.http.deadline import Deadline
 from service.http.exchange import exchange_of
 from service.http.prefix import public_path
-from service.http.queries import refuse_unknown
+from service.runtime.service import Service
 
-UP = "../"
-"""From this route to /heatmap, relative: a proxy may add a prefix."""
+ROOT = "../"
+"""From this route to the service's root, relative: a proxy may add a prefix."""
 
 
-def add_batch_route(app: FastAPI) -> None:
-    """Adds the route to the app."""
-    app.add_api_route(
+def batch_router(service: Service) -> APIRouter:
+    """The route."""
+    router = APIRouter(tags=["pictures"])
+
+    @router.post(
         "/classify/batch",
-        classify_batch,
-        methods=["POST"],
-        tags=["pictures"],
-        responses=openapi.answers(BatchClassification) | openapi.problems(*openapi.BATCH_PROBLEMS),
-        openapi_extra=openapi.FILES_BODY,
+        response_model=BatchClassification,
+        responses=openapi.problems(*openapi.BATCH_PROBLEMS),
+        openapi_extra=openapi.FILES_BODY | openapi.TIMEOUT,
     )
-
-
-async def classify_batch(request: Request, top_k: TopK = 5) -> Response:
-    """Labels of every picture in the form, in order; a bad file has a problem in its place."""
-    refuse_unknown(request, CLASSIFY_PARAMETERS)
-    service, stages = service_of(request), exchange_of(request).stages
-    deadline = Deadline.of(request, service.settings)
-    manifest = service.accepting().manifest
-    files = await _files(request)
-    ends = await pipeline.recognise_many(request, [file.data for file in files], deadline)
-    ids = iter(await pipeline.keep(request, [end for end in ends if isinstance(end, Recognised)]))
-    with stages.measure("encode"):
-        return json_answer(
-            {
-                "results": [
-                    {"filename": file.filename} | _result(request, end, ids, top_k)
+    async def classify_batch(request: Request, query: Annotated[ClassifyQuery, Query()]) -> Response:
+        """Labels of every picture in the form, in order; a bad file has a problem in its place."""
+        stages = exchange_of(request).stages
+        deadline = Deadline.of(request, service.settings)
+        model = service.accepting()
+        files = await _files(service, request)
+        ends = await recognise_many(service, request, [Upload(file.data) for file in files], deadline)
+        ids = iter(await keep(service, request, [end for end in ends if isinstance(end, Recognised)]))
+        with stages.measure("encode"):
+            body = BatchClassification(
+                results=[
+                    _refused(service, request, file, end)
+                    if isinstance(end, RequestError)
+                    else _classified(service, file, end, next(ids), query.top_k)
                     for file, end in zip(files, ends, strict=True)
                 ],
-                "model": {"name": manifest.name, "digest": manifest.digest},
-                "timings_ms": stages.milliseconds(),
-            }
-        )
+                model=model_name(model),
+                timings_ms=stages.milliseconds(),
+            )
+            return Response(body.model_dump_json(), media_type="application/json")
+
+    return router
 
 
-async def _files(request: Request) -> Sequence[forms.Part]:
-    """The files of the form; raises `UnsupportedFormat`, `TooLarge`, `SlowBody`, `ClientGone` or `BadForm`."""
-    service = service_of(request)
+async def _files(service: Service, request: Request) -> Sequence[forms.Part]:
+    """The files of the form; raises `UnsupportedFormat`, `TooLarge`, `SlowBody`, `ClientGone`, `BadForm` or
+    `BadParameter`."""
     settings = service.settings
     declared = request.headers.get("content-type", "")
     if not declared.lower().startswith("multipart/form-data"):
@@ -72,15 +71,32 @@ async def _files(request: Request) -> Sequence[forms.Part]:
             f"{declared[:100]!r}; send a single picture to /classify"
         )
     with exchange_of(request).stages.measure("read"):
-        form = await read_upload(request, settings.max_batch_upload_bytes, settings.body_timeout_s)
+        form = await read_upload(request, service.bodies, settings.max_batch_upload_bytes, settings.body_timeout_s)
         most = settings.max_images_per_request
         return await service.pool.run(forms.several_files, form.data, form.boundary or b"", most)
 
 
-def _result(request: Request, end: Recognised | RequestError, ids: Iterator[str | None], top_k: int) -> dict[str, Any]:
-    service = service_of(request)
-    if isinstance(end, Recognised):
-        return classified(service, end, next(ids), top_k, UP) | {"problem": None}
-    service.metrics.rejected(end.reason)
-    told = problem(end, public_path(request.scope), exchange_of(request).request_id)
-    return {"image_id": None, "heatmap_url": None, "predictions": None, "problem": told}
+def _classified(
+    service: Service, file: forms.Part, recognised: Recognised, image_id: str | None, top_k: int
+) -> BatchResult:
+    return BatchResult(
+        filename=file.filename,
+        image_id=image_id,
+        heatmap_url=heatmap_url(image_id, ROOT),
+        predictions=predictions(service, recognised, top_k),
+        warnings=list(recognised.warnings),
+        problem=None,
+    )
+
+
+def _refused(service: Service, request: Request, file: forms.Part, error: RequestError) -> BatchResult:
+    service.metrics.rejected(error.reason)
+    document = problem(error, public_path(request.scope), exchange_of(request).request_id)
+    return BatchResult(
+        filename=file.filename,
+        image_id=None,
+        heatmap_url=None,
+        predictions=None,
+        warnings=None,
+        problem=Problem(**document),
+    )

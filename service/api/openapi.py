@@ -1,12 +1,8 @@
-"""The parts of the OpenAPI document that the signatures of the routes cannot say.
-
-Answers are built as bytes on the hot path, so FastAPI does not see their shape: they refer to the schemas of
-`service.api.schemas`, which `document` adds.
-"""
+"""The parts of the OpenAPI document that the signatures of the routes cannot say: raw bodies, problems, keys."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -15,9 +11,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from service import errors
-from service.api.oip import documents
-from service.api.oip import schemas as oip
-from service.api.schemas import DOCUMENTED, Problem
+from service.api.schemas import Problem
 from service.http import deadline
 from service.http.auth import OPEN
 
@@ -31,24 +25,20 @@ DESCRIPTION = (
 )
 
 _BINARY = {"type": "string", "format": "binary"}
-_FORMATS = ("image/jpeg", "image/png", "image/webp", "image/gif", "application/octet-stream")
-_FORM = {"type": "object", "required": ["file"], "properties": {"file": _BINARY}}
+_FORMATS = ("image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "image/avif", "application/octet-stream")
 
 
-def _several(item: dict[str, str]) -> dict[str, Any]:
-    files = {"type": "array", "items": item, "minItems": 1}
-    return {"type": "object", "required": ["file"], "properties": {"file": files}}
+def _form(file: dict[str, Any]) -> dict[str, Any]:
+    schema = {"type": "object", "required": ["file"], "properties": {"file": file}, "additionalProperties": False}
+    return {"multipart/form-data": {"schema": schema}}
 
 
 PICTURE_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": "One picture: JPEG, PNG, WebP or GIF (first frame), as the body itself or as the form "
-        "field `file`. Its first bytes decide what it is, not the declared type.",
-        "content": {
-            "multipart/form-data": {"schema": _FORM},
-            **{name: {"schema": _BINARY} for name in _FORMATS},
-        },
+        "description": "One picture: JPEG, PNG, WebP, GIF (first frame), BMP or AVIF, as the body itself or as the "
+        "form field `file`. Its first bytes decide what it is, not the declared type.",
+        "content": _form(_BINARY) | {name: {"schema": _BINARY} for name in _FORMATS},
     }
 }
 
@@ -57,12 +47,8 @@ FILES_BODY: dict[str, Any] = {
         "required": True,
         "description": "Pictures as for /classify, each a form field `file` of its own. `GET /model` says how many "
         "and how large they may be together.",
-        "content": {"multipart/form-data": {"schema": _several(_BINARY)}},
+        "content": _form({"type": "array", "items": _BINARY, "minItems": 1}),
     }
-}
-
-METRICS: Responses = {
-    200: {"description": "Metrics", "content": {"text/plain": {"schema": {"type": "string"}}}},
 }
 
 UPLOAD_PROBLEMS = (
@@ -70,6 +56,7 @@ UPLOAD_PROBLEMS = (
     errors.UnsupportedFormat,
     errors.TooLarge,
     errors.Undecodable,
+    errors.TooCostly,
     errors.BadForm,
     errors.SlowBody,
     errors.BadParameter,
@@ -110,32 +97,40 @@ KEYS: dict[str, Any] = {
 }
 
 TIMEOUT: dict[str, Any] = {
-    "name": deadline.HEADER,
-    "in": "header",
-    "required": False,
-    "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999_999, "title": "Timeout"},
-    "description": "milliseconds to wait for the answer, if they are fewer than the service would wait (504)",
+    "parameters": [
+        {
+            "name": deadline.HEADER,
+            "in": "header",
+            "required": False,
+            "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999_999, "title": "Timeout"},
+            "description": "milliseconds to wait for the answer, if they are fewer than the service would wait (504)",
+        }
+    ]
 }
+"""For the routes that run the model or draw."""
+
+DRAWING_DESCRIPTION = "The drawing, or its numbers with `format=json`"
+DRAWING: Responses = {200: {"content": {f"image/{name}": {"schema": _BINARY} for name in ("png", "webp", "jpeg")}}}
 
 _FRAMEWORKS_OWN = ("HTTPValidationError", "ValidationError")
 
 
-def answers(body: type[BaseModel]) -> Responses:
-    """The success of a route that answers with JSON."""
-    return {200: {"description": "Success", "content": {"application/json": {"schema": _reference(body)}}}}
+def titles(*kinds: type[errors.RequestError]) -> dict[int, str]:
+    """What each status means among these errors, by status."""
+    grouped: dict[int, list[str]] = {}
+    for kind in kinds:
+        grouped.setdefault(kind.status, []).append(kind.title)
+    return {status: "; ".join(grouped[status]) for status in sorted(grouped)}
 
 
 def problems(*kinds: type[errors.RequestError]) -> Responses:
     """The problem documents that a route may answer with, one entry per status."""
-    titles: dict[int, list[str]] = {}
-    for kind in kinds:
-        titles.setdefault(kind.status, []).append(kind.title)
-    content = {errors.PROBLEM_MEDIA_TYPE: {"schema": _reference(Problem)}}
-    return {status: {"description": "; ".join(titles[status]), "content": content} for status in sorted(titles)}
+    content = {errors.PROBLEM_MEDIA_TYPE: {"schema": {"$ref": f"#/components/schemas/{Problem.__name__}"}}}
+    return {status: {"description": title, "content": content} for status, title in titles(*kinds).items()}
 
 
-def document(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document, with the schemas that our answers refer to."""
+def document(app: FastAPI, bodies: Sequence[type[BaseModel]]) -> dict[str, Any]:
+    """The OpenAPI document; `bodies` are models of requests that routes read by themselves."""
     made = get_openapi(
         title=app.title,
         version=app.version,
@@ -144,45 +139,27 @@ def document(app: FastAPI) -> dict[str, Any]:
         routes=app.routes,
     )
     _, shapes = models_json_schema(
-        [
-            *((shape, "serialization") for shape in (*DOCUMENTED, *oip.DOCUMENTED)),
-            (oip.InferenceRequest, "validation"),
-        ],
+        [(Problem, "serialization"), *((body, "validation") for body in bodies)],
         ref_template="#/components/schemas/{model}",
     )
-    components = made.setdefault("components", {})
+    components = made["components"]
     components["securitySchemes"] = KEYS
-    components["schemas"] = {
-        name: shape for name, shape in components.get("schemas", {}).items() if name not in _FRAMEWORKS_OWN
-    } | shapes["$defs"]
+    components["schemas"] |= shapes["$defs"]
+    for name in _FRAMEWORKS_OWN:
+        components["schemas"].pop(name, None)
     for path, operations in made["paths"].items():
         for operation in operations.values():
-            refusals = documents.refusals if documents.TAG in operation["tags"] else problems
-            _complete(operation, None if path in OPEN else refusals)
+            _complete(operation, needs_key=path not in OPEN)
     return made
 
 
-def _complete(operation: dict[str, Any], refusal: Callable[[type[errors.RequestError]], Responses] | None) -> None:
-    """Adds what middleware and exception handlers do: 401 as `refusal` words it, on a route that needs a key."""
+def _complete(operation: dict[str, Any], needs_key: bool) -> None:
+    """Adds what middleware and exception handlers do."""
     responses = operation["responses"]
     if "HTTPValidationError" in str(responses.get("422")):  # FastAPI's own form, which we never send
         del responses["422"]
-    if refusal is not None:
-        responses |= {str(code): answer for code, answer in refusal(errors.Unauthorized).items()}
+    if needs_key:
+        unauthorized = problems(errors.Unauthorized)[errors.Unauthorized.status]
+        responses.setdefault(str(errors.Unauthorized.status), unauthorized)
         operation["security"] = [{}, *({name: []} for name in KEYS)]
     operation["responses"] = dict(sorted(responses.items()))
-    if str(errors.QueueFull.status) in responses:  # the routes that run the model or draw
-        operation.setdefault("parameters", []).append(TIMEOUT)
-
-
-def _reference(body: type[BaseModel]) -> dict[str, str]:
-    return {"$ref": f"#/components/schemas/{body.__name__}"}
-
-
-def _drawing() -> Responses:
-    images = {f"image/{name}": {"schema": _BINARY} for name in ("png", "webp", "jpeg")}
-    numbers = {"application/json": {"schema": {"$ref": "#/components/schemas/HeatmapData"}}}
-    return {200: {"description": "The drawing, or its numbers with `format=json`", "content": images | numbers}}
-
-
-DRAWING: Responses = _drawing()

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from service.api.schemas import Prediction
+
 
 def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     """Softmax over the classes [classes]; sums to 1."""
@@ -16,8 +18,10 @@ def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     return shares
 
 
-def most_probable(logits: NDArray[np.float32], labels: Sequence[dict[str, Any]], top_k: int) -> list[dict[str, Any]]:
+def most_probable(logits: NDArray[np.float32], labels: Sequence[dict[str, Any]], top_k: int) -> list[Prediction]:
     """The `top_k` labels (or all) with their probabilities, most probable first; ties by class id."""
     shares = probabilities(logits)
     order = np.argsort(-shares, kind="stable")[:top_k]
-    return [{**labels[class_id], "probability": round(float(shares[class_id]), 6)} for class_id in order.tolist()]
+    return [
+        Prediction(**labels[class_id], probability=round(float(shares[class_id]), 6)) for class_id in order.tolist()
+    ]

@@ -1,7 +1,4 @@
-"""Shapes of what goes in and out, as they stand in the OpenAPI document.
-
-Answers of the hot path are built as plain dicts and encoded once; the tests check them against these models.
-"""
+"""Shapes of what goes in and out, as they stand in the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -62,6 +59,7 @@ class Classification(Body):
         description="relative reference to the heatmap, to be resolved against the URL of this request"
     )
     predictions: list[Prediction] = Field(description="most probable first, `top_k` of them")
+    warnings: list[str] = Field(description="what is wrong with the file although it was classified; mostly empty")
     model: ModelName
     timings_ms: dict[str, float] = Field(description="milliseconds per stage: read, decode, queue, copy, engine")
 
@@ -75,6 +73,7 @@ class BatchResult(Body):
         description="relative reference to the heatmap, to be resolved against the URL of this request"
     )
     predictions: list[Prediction] | None = Field(description="most probable first, `top_k` of them")
+    warnings: list[str] | None = Field(description="as in Classification; null with a problem")
     problem: Problem | None = Field(description="why this file has no predictions; its `status` is its own")
 
 
@@ -136,7 +135,8 @@ class LimitsCard(Body):
 
     formats: list[str] = Field(description="accepted picture formats")
     max_upload_bytes: int
-    max_pixels: int
+    max_pixels: int = Field(description="of a JPEG")
+    max_full_pixels: int = Field(description="of a picture in any other format")
     max_side: int = Field(description="pixels")
     max_batch_files: int = Field(description="pictures of one request to /classify/batch or the inference protocol")
     max_batch_upload_bytes: int = Field(description="bytes of such a request as a whole")
@@ -172,7 +172,19 @@ class Health(Body):
     status: Literal["alive", "ready"]
 
 
-class HeatmapQuery(BaseModel):
+class Parameters(BaseModel):
+    """Query parameters of a route; others are refused, for a misspelt one would silently do nothing."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ClassifyQuery(Parameters):
+    """Parameters of a classification."""
+
+    top_k: int = Field(5, ge=1, le=100, description="how many predictions; fewer if the model has fewer classes")
+
+
+class HeatmapQuery(Parameters):
     """Parameters of a drawing."""
 
     view: View = Field(
@@ -196,7 +208,3 @@ class StoredHeatmapQuery(HeatmapQuery):
     """Parameters of a drawing of an image that was classified before."""
 
     image_id: str = Field(min_length=1, max_length=64, description="the `image_id` that /classify gave")
-
-
-DOCUMENTED = (Classification, BatchClassification, HeatmapData, Labels, ModelCard, Health, Problem)
-"""Bodies of the OpenAPI document."""

@@ -72,14 +72,14 @@ class Client:
 
     def classify(self, photo: Photo, top_k: int = 5) -> Answer:
         """The labels of a picture."""
-        url, told = self._ask(f"classify?{urlencode({'top_k': top_k})}", _bytes_of(photo))
+        url, text = self._ask(f"classify?{urlencode({'top_k': top_k})}", _bytes_of(photo))
         try:
-            body = json.loads(told)
-            found = tuple(Prediction(**prediction) for prediction in body["predictions"])
+            body = json.loads(text)
+            predictions = tuple(Prediction(**prediction) for prediction in body["predictions"])
             heatmap = body["heatmap_url"]
         except (ValueError, KeyError, TypeError):
             raise _stranger(url) from None
-        return Answer(found, urljoin(url, heatmap) if heatmap else None, body)
+        return Answer(predictions, urljoin(url, heatmap) if heatmap else None, body)
 
     def heatmap(self, photo: Photo | Answer, **parameters: str | float) -> bytes:
         """The drawing of a picture's heatmap as a file; `parameters` as in docs/reference/api.md: view, format, size…
@@ -131,9 +131,13 @@ def _bytes_of(photo: Photo) -> bytes:
 
 def _refusal(status: int, body: bytes, url: str) -> ClientError:
     try:
-        told = json.loads(body)
+        problem = json.loads(body)
         return Refused(
-            status, told["title"], told["detail"], str(told["type"]).rpartition(":")[2], str(told["request_id"])
+            status,
+            problem["title"],
+            problem["detail"],
+            str(problem["type"]).rpartition(":")[2],
+            str(problem["request_id"]),
         )
     except (ValueError, KeyError, TypeError):
         return _stranger(url, f"status {status}")

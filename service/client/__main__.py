@@ -59,8 +59,8 @@ def _key(path: Path | None) -> str | None:
 
 def _table(answer: Answer) -> str:
     rows = [
-        f"{found.probability:8.4f}  {found.label}{f' ({found.superclass})' if found.superclass else ''}\n"
-        for found in answer.predictions
+        f"{row.probability:8.4f}  {row.label}{f' ({row.superclass})' if row.superclass else ''}\n"
+        for row in answer.predictions
     ]
     return "".join(rows)
 

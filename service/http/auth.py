@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from fastapi.security.utils import get_authorization_scheme_param
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -67,8 +68,8 @@ def _open(path: str) -> bool:
 
 def presented(headers: Headers) -> list[str]:
     """The keys that a request carries: `Authorization: Bearer KEY`, `X-API-Key: KEY`, or both."""
-    scheme, _, credentials = headers.get("authorization", "").partition(" ")
-    bearer = credentials.strip() if scheme.lower() == "bearer" else ""
+    scheme, credentials = get_authorization_scheme_param(headers.get("authorization"))
+    bearer = credentials if scheme.lower() == "bearer" else ""
     return [key for key in (bearer, headers.get("x-api-key", "").strip()) if key]
 
 

@@ -10,9 +10,11 @@ from starlette.requests import Request
 
 from service.errors import ClientGone, SlowBody, TooLarge, UnsupportedFormat
 from service.http.exchange import exchange_of
+from service.pictures.budget import BodyBudget
 from service.settings import FORM_OVERHEAD_BYTES
 
-_RAW_TYPES = ("image/", "application/octet-stream")
+_RAW_TYPES = ("image/", "application/octet-stream", "binary/octet-stream")
+"""The last is what object stores give to files of no declared type."""
 _UNDECLARED = ("", "application/x-www-form-urlencoded")
 """No type at all, or what curl's --data-binary declares if nobody tells it otherwise."""
 
@@ -24,16 +26,16 @@ class Upload(NamedTuple):
     boundary: bytes | None = None
 
 
-async def read_upload(request: Request, max_bytes: int, timeout_s: float) -> Upload:
+async def read_upload(request: Request, budget: BodyBudget, max_bytes: int, timeout_s: float) -> Upload:
     """The whole body, of a picture or a form; raises `UnsupportedFormat` and what `read_body` raises."""
     boundary = _boundary(request.headers.get("content-type", ""))
     overhead = 0 if boundary is None else FORM_OVERHEAD_BYTES
-    return Upload(await read_body(request, max_bytes, timeout_s, overhead), boundary)
+    return Upload(await read_body(request, budget, max_bytes, timeout_s, overhead), boundary)
 
 
-async def read_body(request: Request, max_bytes: int, timeout_s: float, overhead: int = 0) -> bytes:
+async def read_body(request: Request, budget: BodyBudget, max_bytes: int, timeout_s: float, overhead: int = 0) -> bytes:
     """The whole body, `overhead` bytes beside what it is to hold; raises `TooLarge`, `SlowBody`, `ClientGone` or
-    `QueueFull` (the bodies of all requests together take too much).
+    `QueueFull` (the bodies of all requests together take more than the budget).
 
     A body that announces too much is refused before a byte of it is read: a client that asked with
     `Expect: 100-continue` then never sends it.
@@ -44,7 +46,7 @@ async def read_body(request: Request, max_bytes: int, timeout_s: float, overhead
         raise too_large(max_bytes, f"{int(announced):,} announced in Content-Length")
     try:
         async with asyncio.timeout(timeout_s):
-            return await _read(request, limit, max_bytes)
+            return await _read(request, budget, limit, max_bytes)
     except TimeoutError:
         raise SlowBody(
             f"expected the whole request body within {timeout_s:g} s, found it unfinished; "
@@ -64,10 +66,10 @@ def too_large(max_bytes: int, found: str) -> TooLarge:
     return TooLarge(f"expected at most {max_bytes:,} bytes, found {found}; reduce the picture and send it again")
 
 
-async def _read(request: Request, limit: int, max_bytes: int) -> bytes:
+async def _read(request: Request, budget: BodyBudget, limit: int, max_bytes: int) -> bytes:
     chunks: list[bytes] = []
     size = 0
-    exchange, budget = exchange_of(request), request.app.state.service.bodies
+    exchange = exchange_of(request)
     while True:
         message = await request.receive()
         if message["type"] == "http.disconnect":

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
-from service.errors import BadParameter
+from service.http.faults import Fault, bad_parameter
 from service.settings import Settings
 
 HEADER = "X-Request-Timeout-Ms"
@@ -31,8 +31,7 @@ def _milliseconds(text: str) -> int:
     text = text.strip()
     if text.isascii() and text.isdecimal() and len(text) <= 12 and int(text) > 0:
         return int(text)
-    raise BadParameter(
-        f"{HEADER}: expected a whole number of milliseconds, 1 or more, found {text[:40]!r}; "
+    raise bad_parameter(
+        [Fault(HEADER, "a whole number of milliseconds, 1 or more", text[:40])],
         "leave the header out to wait as long as the service allows",
-        extra={"errors": [{"parameter": HEADER, "expected": "a whole number, 1 or more", "found": text[:40]}]},
     )

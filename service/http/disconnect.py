@@ -34,7 +34,7 @@ class WhenGone:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stops to listen."""
+        """Stops listening."""
         self._timer.cancel()
         if self._watch is not None:
             self._watch.cancel()
@@ -68,7 +68,7 @@ class CancelledWhenGone:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stops to listen; raises `ClientGone` if it was the client that ended the block."""
+        """Stops listening; raises `ClientGone` if it was the client that ended the block."""
         self._watch.__exit__(kind, error, trace)
         if self._gone and kind is asyncio.CancelledError and self._task.uncancel() == 0:
             raise ClientGone("the client closed the connection before its answer was ready") from None

@@ -1,4 +1,4 @@
-"""What accompanies one HTTP request through the app: its id and its stage times."""
+"""What accompanies one HTTP request through the app: its id, its stage times, and why it was refused."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ class Exchange:
     stages: Stages = field(default_factory=Stages)
     body_bytes: int = 0
     """What its body holds of the `BodyBudget`, until the answer has left."""
+    refusal: str | None = None
+    """The `reason` of the error that it was answered with."""
 
 
 def request_id(given: str | None) -> str:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 from service.errors import BadForm
+from service.http.body import Upload, too_large
+from service.http.faults import MAX_FAULTS, bad_parameter, unknown
 
 FIELD = "file"
 """Name of the form field that holds a picture."""
@@ -28,11 +30,20 @@ class Part(NamedTuple):
     data: bytes
 
 
+def picture_file(upload: Upload, max_bytes: int) -> bytes:
+    """The file of a request that holds one picture, its body or the one in its form; raises `TooLarge` as well."""
+    data = upload.data if upload.boundary is None else single_file(upload.data, upload.boundary)
+    if len(data) > max_bytes:
+        raise too_large(max_bytes, f"{len(data):,}")
+    return data
+
+
 def single_file(body: bytes, boundary: bytes) -> bytes:
-    """The bytes of the one part named `file`; raises `BadForm`."""
+    """The bytes of the one part named `file`; raises `BadForm`, or `BadParameter` for a field beside it."""
     parts = parse(body, boundary)
     files = [part for part in parts if part.field == FIELD]
     if len(files) == 1:
+        _refuse_others(parts)
         return files[0].data
     raise BadForm(
         f"expected exactly one form field named {FIELD!r}, found {len(files)} (fields: {_named(parts)}); "
@@ -41,10 +52,11 @@ def single_file(body: bytes, boundary: bytes) -> bytes:
 
 
 def several_files(body: bytes, boundary: bytes, most: int) -> list[Part]:
-    """The parts named `file`, 1..`most` of them, in order; raises `BadForm`."""
+    """The parts named `file`, 1..`most` of them, in order; raises as `single_file`."""
     parts = parse(body, boundary, most + MAX_OTHER_PARTS)
     files = [part for part in parts if part.field == FIELD]
     if 0 < len(files) <= most:
+        _refuse_others(parts)
         return files
     raise BadForm(
         f"expected 1 to {most} form fields named {FIELD!r}, found {len(files)} (fields: {_named(parts)}); "
@@ -57,7 +69,7 @@ def parse(body: bytes, boundary: bytes, most: int = 1 + MAX_OTHER_PARTS) -> list
     collector = _Collector(most)
     try:
         parser = MultipartParser(boundary, collector.callbacks())
-        parser.write(body)
+        parser.write(_without_preamble(body, boundary))
         parser.finalize()
     except (FormParserError, ValueError) as error:
         raise BadForm(
@@ -66,6 +78,25 @@ def parse(body: bytes, boundary: bytes, most: int = 1 + MAX_OTHER_PARTS) -> list
     if not collector.ended:
         raise BadForm("expected a whole multipart form, found one without its final boundary; send it again")
     return collector.parts
+
+
+def _without_preamble(body: bytes, boundary: bytes) -> bytes:
+    """The form from its first boundary on: what stands before it is no part (RFC 2046); the parser would refuse it."""
+    if body.startswith(b"--" + boundary):
+        return body
+    start = body.find(b"\r\n--" + boundary)
+    return body if start < 0 else body[start + 2 :]
+
+
+def _refuse_others(parts: list[Part]) -> None:
+    """Raises `BadParameter` for parts that nobody reads, as for a query parameter that nobody reads."""
+    others = {part.field: part for part in parts if part.field != FIELD}
+    faults = [
+        unknown(name, others[name].data[:100].decode("utf-8", "replace"), [FIELD], "form field")
+        for name in sorted(others)[:MAX_FAULTS]
+    ]
+    if faults:
+        raise bad_parameter(faults, "a form holds pictures only, parameters belong into the query; see /docs")
 
 
 def _named(parts: list[Part]) -> str:

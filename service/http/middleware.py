@@ -41,23 +41,23 @@ class Observe:
             return
         exchange = Exchange(request_id(Headers(scope=scope).get("x-request-id")))
         scope[SCOPE_KEY] = exchange
-        answer = _Answer(send, exchange, self._service)
+        outgoing = _Outgoing(send, exchange, self._service)
         self._service.metrics.in_flight += 1
         try:
-            await self._app(scope, receive, answer.send)
+            await self._app(scope, receive, outgoing.send)
         except asyncio.CancelledError:  # the server has waited long enough for its end
-            await self._refuse(Draining(TOO_LATE), scope, answer)
+            await self._refuse(Draining(TOO_LATE), scope, outgoing)
         except Exception as error:
             fields = {"request_id": exchange.request_id, "path": scope["path"]}
             log.error("unexpected error", exc_info=error, extra={"fields": fields})
-            await self._refuse(internal_error(), scope, answer)
+            await self._refuse(internal_error(), scope, outgoing)
         finally:
-            self._record(scope, exchange, answer.status)
+            self._record(scope, exchange, outgoing.status)
 
-    async def _refuse(self, error: RequestError, scope: Scope, answer: _Answer) -> None:
-        if answer.status == 0:
+    async def _refuse(self, error: RequestError, scope: Scope, outgoing: _Outgoing) -> None:
+        if outgoing.status == 0:
             response = problem_response(error, Request(scope))
-            await response(scope, _no_more, answer.send)
+            await response(scope, _no_more, outgoing.send)
 
     def _record(self, scope: Scope, exchange: Exchange, status: int) -> None:
         self._service.metrics.in_flight -= 1
@@ -65,12 +65,14 @@ class Observe:
         seconds = time.perf_counter() - exchange.started
         route = getattr(scope.get("route"), "path", UNMATCHED)
         self._service.metrics.request(route, status, seconds)
+        if exchange.refusal is not None:
+            self._service.metrics.rejected(exchange.refusal)
         self._service.metrics.stages(exchange.stages.seconds)
         if self._sampled():
             logs.requests.info("request", extra={"fields": _line(scope, exchange, route, status, seconds)})
 
 
-class _Answer:
+class _Outgoing:
     """The way out of one request, which adds our headers and remembers the status (0: nothing sent yet)."""
 
     def __init__(self, send: Send, exchange: Exchange, service: Service) -> None:

@@ -7,14 +7,16 @@ from typing import Any
 
 import orjson
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Match
+from starlette.types import Scope
 
 from service.errors import (
     PROBLEM_MEDIA_TYPE,
-    BadParameter,
     InternalError,
     MethodNotAllowed,
     OtherStatus,
@@ -23,21 +25,22 @@ from service.errors import (
     problem,
 )
 from service.http.exchange import exchange_of
+from service.http.faults import MAX_FAULTS, bad_parameter, fault_of
 from service.http.prefix import public_path, route_path
-from service.http.wording import fault, told
-from service.runtime.service import Service
 
 INFERENCE_PROTOCOL = "/v2/"
 """Routes that refuse as the Open Inference Protocol has it: `{"error": …}`."""
 
+METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
+
 
 def problem_response(error: RequestError, request: Request) -> Response:
-    """The answer of a refused request; counts the refusal."""
-    service: Service = request.app.state.service
-    service.metrics.rejected(error.reason)
+    """The answer of a refused request, whose exchange notes the refusal."""
+    exchange = exchange_of(request)
+    exchange.refusal = error.reason
     if (route_path(request.scope) + "/").startswith(INFERENCE_PROTOCOL):
         return Response(orjson.dumps({"error": error.detail}), error.status, error.headers, "application/json")
-    body = problem(error, public_path(request.scope)[:200], exchange_of(request).request_id)
+    body = problem(error, public_path(request.scope)[:200], exchange.request_id)
     return Response(orjson.dumps(body, default=str), error.status, error.headers, PROBLEM_MEDIA_TYPE)
 
 
@@ -53,8 +56,10 @@ async def answer_refusal(request: Request, error: Exception) -> Response:
 
 async def answer_bad_parameter(request: Request, error: Exception) -> Response:
     """Handler of FastAPI's validation errors."""
-    items = error.errors() if isinstance(error, RequestValidationError) else []
-    return problem_response(bad_parameter(items), request)
+    errors = error.errors() if isinstance(error, RequestValidationError) else []
+    known = query_parameters(request.scope.get("route"))
+    faults = [fault_of(item, known=known) for item in errors[:MAX_FAULTS]]
+    return problem_response(bad_parameter(faults, "see the documentation at /docs"), request)
 
 
 async def answer_http_exception(request: Request, error: Exception) -> Response:
@@ -64,16 +69,17 @@ async def answer_http_exception(request: Request, error: Exception) -> Response:
     return problem_response(_from_starlette(error, request), request)
 
 
-def bad_parameter(items: Iterable[Any]) -> BadParameter:
-    """One error for all bad parameters: each with what was expected and found."""
-    faults = [fault(item) for item in items]
-    return BadParameter(f"{told(faults)}; see the documentation at /docs", extra={"errors": faults})
+def query_parameters(route: BaseRoute | None) -> list[str]:
+    """Names of the query parameters of a route whose endpoint declares them as a model."""
+    fields = route.dependant.query_params if isinstance(route, APIRoute) else []
+    models: list[Any] = [field.field_info.annotation for field in fields]
+    return [name for model in models if issubclass(model, BaseModel) for name in model.model_fields]
 
 
-def allowed_methods(routes: Iterable[BaseRoute], path: str) -> list[str]:
-    """Every method that some route answers on this path, sorted."""
-    matching = (route for route in routes if isinstance(route, Route) and route.path_regex.match(path))
-    return sorted({method for route in matching for method in route.methods or ()})
+def allowed_methods(routes: Iterable[BaseRoute], scope: Scope) -> list[str]:
+    """Every method that some route answers on the path of this request, sorted."""
+    tried = [(method, {**scope, "method": method}) for method in METHODS]
+    return [method for method, asked in tried if any(route.matches(asked)[0] is Match.FULL for route in routes)]
 
 
 def _from_starlette(error: HTTPException, request: Request) -> RequestError:
@@ -81,7 +87,7 @@ def _from_starlette(error: HTTPException, request: Request) -> RequestError:
     if error.status_code == RouteNotFound.status:
         return RouteNotFound(f"expected a route of the service, found {path}; /docs lists them all")
     if error.status_code == MethodNotAllowed.status:
-        allowed = ", ".join(allowed_methods(request.app.routes, route_path(request.scope)))
+        allowed = ", ".join(allowed_methods(request.app.routes, request.scope))
         return MethodNotAllowed(
             f"expected {allowed} on {path}, found {method}; /docs lists all routes",
             headers={"Allow": allowed},

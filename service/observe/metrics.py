@@ -6,6 +6,7 @@ disagree. Children of the rest are bound once: looking up a label costs more tha
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 
 from prometheus_client import (
@@ -25,7 +26,11 @@ from prometheus_client.registry import Collector
 from service.batching.batcher import Batcher, Outcome
 from service.errors import documented
 from service.observe.timing import STAGES
+from service.pictures.kills import KILLS
+from service.pictures.workers import DecodeWorkers
 from service.store.image_store import ImageStore
+
+log = logging.getLogger(__name__)
 
 REQUEST_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 STAGE_BUCKETS = tuple(50e-6 * 2**step for step in range(18))
@@ -100,15 +105,27 @@ class Metrics:
         batcher: Batcher,
         store: ImageStore,
         *,
+        workers: DecodeWorkers,
+        decode_wait_s: Callable[[], float],
         decoding_bytes: Callable[[], float],
         body_bytes: Callable[[], float],
         ready: Callable[[], float],
         device: Callable[[], str | None],
     ) -> None:
         """Reads all this at every scrape; `device` is that of an engine in this process, None if there is none."""
-        for collector in (BatcherCollector(batcher), StoreCollector(store), GpuCollector(device)):
+        for collector in (
+            BatcherCollector(batcher),
+            StoreCollector(store),
+            DecoderCollector(workers),
+            GpuCollector(device),
+        ):
             self.registry.register(collector)
         for name, text, value in (
+            (
+                "freqmerge_decode_wait_seconds",
+                "How long a picture has waited to be decoded, the longest of those that wait",
+                decode_wait_s,
+            ),
             ("freqmerge_decoding_bytes", "Memory that pictures being decoded hold", decoding_bytes),
             ("freqmerge_body_bytes", "Memory that request bodies hold", body_bytes),
             ("freqmerge_ready", "1 while the service is ready, else 0", ready),
@@ -184,6 +201,25 @@ class BatcherCollector(Collector):
         )
 
 
+class DecoderCollector(Collector):
+    """Processes that decode costly pictures, read when asked."""
+
+    def __init__(self, workers: DecodeWorkers) -> None:
+        self._workers = workers
+
+    def collect(self) -> Iterator[Metric]:
+        """The families."""
+        workers = self._workers
+        yield _gauge("freqmerge_costly_limit_images", "Most processes that decode costly pictures", workers.count)
+        yield _gauge("freqmerge_costly_images", "Of them, those that decode one now", workers.busy)
+        killed = CounterMetricFamily(
+            "freqmerge_decodes_killed", "Pictures on which a decoding process ended, by why", labels=["reason"]
+        )
+        for reason in KILLS:
+            killed.add_metric([reason], workers.killed[reason])
+        yield killed
+
+
 class StoreCollector(Collector):
     """Recent images, read when asked; without a sample where this process cannot know."""
 
@@ -202,7 +238,7 @@ class StoreCollector(Collector):
 
 
 class GpuCollector(Collector):
-    """The device's memory, read when asked; without a sample where the model does not run on CUDA here."""
+    """The device's memory, read when asked; without a sample where no model runs on CUDA here, or CUDA is broken."""
 
     def __init__(self, device: Callable[[], str | None]) -> None:
         self._device = device
@@ -216,7 +252,12 @@ class GpuCollector(Collector):
         if device is not None and device.startswith("cuda"):
             import torch  # loaded long since by the engine; without one the metrics do without it
 
-            free, total = torch.cuda.mem_get_info(device)
+            try:
+                free, total = torch.cuda.mem_get_info(device)
+            except Exception as error:  # a broken GPU: the other metrics, and so the alerts, must still be told
+                log.warning("the memory of %s cannot be read: %s", device, error)
+                yield family
+                return
             family.add_metric(["used"], total - free)
             family.add_metric(["free"], free)
         yield family

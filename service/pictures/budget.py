@@ -9,6 +9,9 @@ from contextlib import contextmanager
 
 from service.errors import QueueFull
 
+PATIENT_SHARE = 0.75
+"""Most of a budget that jobs which take long may hold of it, each."""
+
 
 class ByteBudget:
     """Bytes that jobs hold while they run; a job for which too few are left waits its turn."""
@@ -33,6 +36,23 @@ class ByteBudget:
         """
         size = min(size, self.limit)
         self._take(size)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self.held -= size
+                self._changed.notify_all()
+
+    @contextmanager
+    def hold_patiently(self, size: int) -> Iterator[None]:
+        """As `hold`, but nobody waits behind this job: it waits for an empty line, and leaves a share for others.
+
+        For jobs that take long, so that short ones keep their pace: a job counts as `PATIENT_SHARE` of it at most.
+        """
+        size = min(size, int(self.limit * PATIENT_SHARE))
+        with self._changed:
+            self._changed.wait_for(lambda: not self._line and self.held + size <= self.limit)
+            self.held += size
         try:
             yield
         finally:

@@ -1,16 +1,20 @@
 """Bytes from a stranger → a `Picture` that is safe to classify and to draw on.
 
-Checks run cheapest first: the first bytes against an allow-list, the size in the header against the limits,
-and only then the pixels. Everything here is blocking and belongs on a worker thread; Pillow releases the
-interpreter lock while it decodes. No state of Pillow is changed; truncated files stay errors.
+Checks run cheapest first: the first bytes against an allow-list, the file's structure and the size in its header
+against the limits, and only then the pixels. Everything here is blocking and belongs on a worker thread; Pillow
+releases the interpreter lock while it decodes. No state of Pillow is changed.
+
+What may take long is not decoded here but by a process that can be ended (`service.pictures.workers`).
 
 `model.images.pictures` says what a decoded picture is, because training decodes its pictures in the same way.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,14 +22,14 @@ from PIL import Image
 from PIL.ImageFile import ImageFile
 
 from model.images import pictures
+from model.images.formats.essence import Essence, Excessive
 from model.images.prepare import prepare_image
-from service.errors import EmptyBody, TooLarge, Undecodable, UnsupportedFormat
+from service.errors import EmptyBody, TooCostly, TooLarge, Undecodable, UnsupportedFormat
 from service.pictures.budget import ByteBudget
 
 FORMATS = pictures.FORMATS
 
 _FOREIGN = {
-    b"BM": "a BMP picture",
     b"II*\0": "a TIFF picture",
     b"MM\0*": "a TIFF picture",
     b"\0\0\x01\0": "an icon (ICO)",
@@ -34,7 +38,10 @@ _FOREIGN = {
 }
 _BRANDS = {b"avif": "an AVIF picture", b"avis": "an AVIF picture", b"mif1": "a HEIF picture"}
 
-PIXEL_BYTES = {"JPEG": 8, "PNG": 16, "WEBP": 25, "GIF": 16}
+COSTLY_S = 0.4
+"""From this cost on a picture is not decoded on a thread, which nothing could end."""
+
+PIXEL_BYTES = {"JPEG": 8, "PNG": 16, "WEBP": 25, "GIF": 16, "BMP": 16, "AVIF": 40}
 """Peak memory per decoded pixel, the most of all pixel types: the file's own pixels and copies on the way to RGB."""
 
 PROGRESSIVE_BYTES = 6
@@ -48,7 +55,7 @@ class Picture:
     `image` is RGB, upright and without metadata, at the file's resolution or at a whole fraction of it (see
     `model.images.pictures.reduction`).
     `width` and `height` are the upright size in the file; `format` is one of `FORMATS`,
-    `mode` Pillow's name of the file's pixel type.
+    `mode` Pillow's name of the file's pixel type. `warnings` say what a viewer would have passed over in silence.
     """
 
     image: Image.Image
@@ -56,28 +63,83 @@ class Picture:
     height: int
     format: str
     mode: str
+    warnings: tuple[str, ...] = ()
 
 
-def decode(data: bytes, *, max_pixels: int, max_side: int, keep_side: int, budget: ByteBudget | None = None) -> Picture:
+class Limits(NamedTuple):
+    """Pixels of a JPEG, which is decoded smaller, pixels of any other format, and pixels of a side."""
+
+    max_pixels: int
+    max_full_pixels: int
+    max_side: int
+
+
+Elsewhere = Callable[[Essence, str, int, Limits], Picture]
+"""What decodes a costly picture in a process: as `decode_essence`; raises `TooCostly`, too."""
+
+
+class Costly(Exception):
+    """Not a refusal: the picture is to be decoded by a worker process, and not from this thread."""
+
+
+def decode(
+    data: bytes,
+    *,
+    max_pixels: int,
+    max_side: int,
+    keep_side: int,
+    max_full_pixels: int | None = None,
+    budget: ByteBudget | None = None,
+    elsewhere: Elsewhere | None = None,
+    defer: bool = False,
+) -> Picture:
     """The picture in `data`, with no more detail than a use at `keep_side` pixels on the longer side needs.
 
-    Waits until the budget has the bytes that decoding takes. Raises `EmptyBody`, `UnsupportedFormat`, `TooLarge`
-    (from the header, before any pixel is read) or `Undecodable`.
+    Waits until the budget has the bytes that decoding takes. A costly picture raises `Costly` with `defer`, else it
+    is given to `elsewhere`, or decoded here if there is no such place. Raises `EmptyBody`, `UnsupportedFormat`,
+    `TooLarge`, `TooCostly` (both from the header, before any pixel is read) or `Undecodable`.
     """
     found = _accepted_format(data)
+    limits = Limits(max_pixels, min(max_pixels, max_full_pixels or max_pixels), max_side)
     try:
-        with pictures.opened(data, found) as image:
-            _check_size(image.width, image.height, max_pixels, max_side)
+        essence = pictures.examined(data, found)
+    except Excessive as error:
+        raise TooCostly(
+            f"expected a {found} file that is decoded in a moment, found {error}; export it again with plain settings"
+        ) from error
+    except pictures.DAMAGED as error:
+        raise _undecodable(found, error) from error
+    _check_size(essence.width, essence.height, found, limits)
+    costly = essence.cost_s > COSTLY_S
+    if costly and defer:
+        raise Costly
+    if costly and elsewhere is not None:
+        with budget.hold_patiently(_costly_bytes(essence, found)) if budget else nullcontext():
+            return elsewhere(essence, found, keep_side, limits)
+    return decode_essence(essence, found, keep_side, limits, budget)
+
+
+def decode_essence(
+    essence: Essence, found: str, keep_side: int, limits: Limits, budget: ByteBudget | None = None
+) -> Picture:
+    """The picture of a file that was examined, decoded here; raises `TooLarge` or `Undecodable`."""
+    try:
+        with pictures.opened(essence.data, found) as image:
+            _check_size(image.width, image.height, found, limits)
             size = pictures.draft(image, keep_side)
             with budget.hold(_decoding_bytes(image, found, size)) if budget else nullcontext():
-                return _picture(image, found, keep_side, size)
+                return _picture(image, found, keep_side, size, essence)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise TooLarge(_too_large(max_pixels, max_side, "a header that announces far more")) from error
+        raise TooLarge(_too_large(found, limits, "a header that announces far more")) from error
     except pictures.DAMAGED as error:
-        raise Undecodable(
-            f"expected a whole {found} file, found one that does not decode ({_reason(error)}); "
-            "it is truncated or damaged: export or download it again"
-        ) from error
+        raise _undecodable(found, error) from error
+
+
+def _undecodable(found: str, error: Exception) -> Undecodable:
+    return Undecodable(
+        f"expected a whole {found} file, found one that does not decode ({_reason(error)}); "
+        "it is truncated or damaged: export or download it again"
+    )
 
 
 def network_input(picture: Picture, native_size: int) -> NDArray[np.uint8]:
@@ -116,15 +178,20 @@ def _describe(data: bytes) -> str:
     return f"bytes that begin with {data[:8].hex(' ')}"
 
 
-def _check_size(width: int, height: int, max_pixels: int, max_side: int) -> None:
-    if width * height > max_pixels or max(width, height) > max_side:
-        found = f"{width} x {height}, {width * height:,} pixels"
-        raise TooLarge(_too_large(max_pixels, max_side, found))
+def _check_size(width: int, height: int, found: str, limits: Limits) -> None:
+    if width * height > _most_pixels(found, limits) or max(width, height) > limits.max_side:
+        raise TooLarge(_too_large(found, limits, f"{width} x {height}, {width * height:,} pixels"))
 
 
-def _too_large(max_pixels: int, max_side: int, found: str) -> str:
+def _most_pixels(found: str, limits: Limits) -> int:
+    return limits.max_pixels if found == "JPEG" else limits.max_full_pixels
+
+
+def _too_large(found: str, limits: Limits, announced: str) -> str:
+    most = _most_pixels(found, limits)
+    larger = f" (a JPEG may have {limits.max_pixels:,})" if most < limits.max_pixels else ""
     return (
-        f"expected at most {max_pixels:,} pixels and {max_side:,} on a side, found {found}; "
+        f"expected at most {most:,} pixels and {limits.max_side:,} on a side{larger}, found {announced}; "
         "reduce the picture and send it again"
     )
 
@@ -141,7 +208,12 @@ def _decoding_bytes(image: ImageFile, found: str, size: tuple[int, int]) -> int:
     return decoded + whole
 
 
-def _picture(image: ImageFile, found: str, keep_side: int, size: tuple[int, int]) -> Picture:
-    kept, turned = pictures.upright(image, keep_side)
+def _costly_bytes(essence: Essence, found: str) -> int:
+    """The same where this process does not open the file; a JPEG counts as one that is not decoded smaller."""
+    return essence.width * essence.height * PIXEL_BYTES[found]
+
+
+def _picture(image: ImageFile, found: str, keep_side: int, size: tuple[int, int], essence: Essence) -> Picture:
+    kept, turned, warnings = pictures.upright(image, keep_side, essence)
     width, height = (size[1], size[0]) if turned else size
-    return Picture(kept, width, height, found, image.mode)
+    return Picture(kept, width, height, found, image.mode, warnings)

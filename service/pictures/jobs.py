@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model.images.pictures import network_side
-from service.http import forms
-from service.http.body import Upload, too_large
 from service.pictures.budget import ByteBudget
 from service.pictures.colormaps import Colormap
 from service.pictures.decoding import decode, network_input
 from service.pictures.heatmap import ImageFormat, View, encode, render
+from service.pictures.workers import DecodeWorkers
 from service.settings import Settings
 from service.store.image_store import StoredImage
 
 
 class Decoded(NamedTuple):
-    """An uploaded file, taken out of its form, and uint8 [3, native, native] of it."""
+    """A picture file, and uint8 [3, native, native] of it."""
 
     data: bytes
     pixels: NDArray[np.uint8]
+    warnings: tuple[str, ...] = ()
 
 
 class Drawing(NamedTuple):
@@ -37,27 +39,32 @@ class Drawing(NamedTuple):
     """Position, among the merging blocks, of the one whose tokens are drawn."""
 
 
-def decode_upload(upload: Upload, settings: Settings, native_size: int, budget: ByteBudget | None = None) -> Decoded:
-    """What the engine needs of an upload; raises the `UploadError`s."""
-    data = upload.data if upload.boundary is None else forms.single_file(upload.data, upload.boundary)
-    if len(data) > settings.max_upload_bytes:
-        raise too_large(settings.max_upload_bytes, f"{len(data):,}")
-    keep_side = network_side(native_size)
-    picture = decode(
-        data, max_pixels=settings.max_pixels, max_side=settings.max_side, keep_side=keep_side, budget=budget
-    )
-    return Decoded(data, network_input(picture, native_size))
+def decode_file(
+    data: bytes, settings: Settings, native_size: int, budget: ByteBudget | None = None, **costly: Any
+) -> Decoded:
+    """What the engine needs of a picture file; raises and takes `costly` as `decoding.decode` does."""
+    picture = decode(data, **_limits(settings), keep_side=network_side(native_size), budget=budget, **costly)
+    return Decoded(data, network_input(picture, native_size), picture.warnings)
 
 
-def draw(stored: StoredImage, grid: tuple[int, int], how: Drawing, settings: Settings, budget: ByteBudget) -> bytes:
+def by(workers: DecodeWorkers, wanted: Callable[[], bool]) -> dict[str, Any]:
+    """How a thread that may wait decodes a costly picture: by a process, for as long as it is wanted."""
+    return {"elsewhere": partial(workers.decode, wanted=wanted)}
+
+
+def _limits(settings: Settings) -> dict[str, Any]:
+    return {
+        "max_pixels": settings.max_pixels,
+        "max_full_pixels": settings.max_full_pixels,
+        "max_side": settings.max_side,
+    }
+
+
+def draw(
+    stored: StoredImage, grid: tuple[int, int], how: Drawing, settings: Settings, budget: ByteBudget, **costly: Any
+) -> bytes:
     """A heatmap on the picture itself, at its own resolution up to `how.size`, as a file."""
-    picture = decode(
-        stored.data,
-        max_pixels=settings.max_pixels,
-        max_side=settings.max_side,
-        keep_side=max(how.size, 16),
-        budget=budget,
-    )
+    picture = decode(stored.data, **_limits(settings), keep_side=max(how.size, 16), budget=budget, **costly)
     image = render(
         picture.image,
         stored.frequency_score,

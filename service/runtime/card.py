@@ -68,6 +68,7 @@ def _limits(settings: Settings) -> dict[str, Any]:
         "formats": list(FORMATS),
         "max_upload_bytes": settings.max_upload_bytes,
         "max_pixels": settings.max_pixels,
+        "max_full_pixels": min(settings.max_pixels, settings.max_full_pixels),
         "max_side": settings.max_side,
         "max_batch_files": settings.max_images_per_request,
         "max_batch_upload_bytes": settings.max_batch_upload_bytes,

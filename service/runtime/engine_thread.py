@@ -81,10 +81,10 @@ class EngineThread:
         try:
             yield
         except StartupError as error:
-            self._died(error)
+            self.give_up(error)
         except BaseException as error:  # whatever it is, it must not leave waiting callers without an answer
             log.critical("the engine thread died", exc_info=error)
-            self._died(StartupError(f"the engine thread died: {type(error).__name__}: {error}"))
+            self.give_up(StartupError(f"the engine thread died: {type(error).__name__}: {error}"))
 
     def _warm_model(self) -> ServedModel:
         served = self._load()
@@ -96,7 +96,8 @@ class EngineThread:
         gc.freeze()  # model and libraries live as long as the process: no collection needs to walk them
         return served
 
-    def _died(self, error: StartupError) -> None:
+    def give_up(self, error: StartupError) -> None:
+        """Declares the engine dead: every waiting image ends, and the host is to end the process; from any thread."""
         self.failure = error
         self._on_loop(self._settled.set)
         self._batcher.abandon("The engine has died; send the picture again.")

@@ -22,6 +22,10 @@ class Facts(NamedTuple):
     """Age of the oldest batch that runs now."""
     stall_after_s: float
     """Age from which on such a batch counts as one that will not end."""
+    decode_wait_s: float
+    """How long a picture has waited to be decoded, the longest of those that wait."""
+    decode_stall_after_s: float
+    """From when on the decoder counts as saturated."""
 
 
 def obstacle(facts: Facts) -> RequestError | None:
@@ -36,4 +40,8 @@ def obstacle(facts: Facts) -> RequestError | None:
         return NotReady("The engine's last batches all failed; the operator finds the reason in the log.")
     if facts.running_s > facts.stall_after_s:
         return NotReady(f"The engine makes no progress: it has had one batch running for {facts.running_s:.0f} s.")
+    if facts.decode_wait_s > facts.decode_stall_after_s:
+        return NotReady(
+            f"The decoder is saturated: a picture has waited for it for {facts.decode_wait_s:.0f} s; retry elsewhere."
+        )
     return None

@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 from prometheus_client.registry import Collector
 
+from model.errors import EngineError
 from service.batching.batcher import Batcher
 from service.batching.waiting import Limits
 from service.errors import NotReady, RequestError, StartupError
 from service.observe.metrics import Metrics
 from service.pictures.budget import BodyBudget, ByteBudget
+from service.pictures.workers import DecodeWorkers
 from service.runtime import card, readiness
 from service.runtime.engine_thread import EngineThread
 from service.runtime.loading import ModelLoader, ServedModel
@@ -29,6 +31,9 @@ log = logging.getLogger(__name__)
 TICK_S = 0.5
 """Between two looks at the event loop's lag and at the age of stored images."""
 
+STALL_ENDS_AFTER_S = 120.0
+"""How long a stall may last, once the service is not ready for it, before its process is to be started anew."""
+
 
 class Service:
     """The parts of one app, opened by its start-up and closed, in reverse order, by its shutdown."""
@@ -40,6 +45,8 @@ class Service:
         self.batcher = Batcher(limits, on_batch=self.metrics.batch)
         self.engine = EngineThread(partial(load, settings), self.batcher, self._became_warm)
         self.pool = WorkerPool(settings.decode_threads)
+        self.costly_pool = WorkerPool(settings.decode_workers, "freqmerge-costly")
+        self.workers = DecodeWorkers(settings.decode_workers, settings.decode_cpu_s, 2 * settings.max_decoding_bytes)
         self.budget = ByteBudget(settings.max_decoding_bytes)
         self.bodies = BodyBudget(settings.max_body_bytes)
         self.store = open_store(settings, self.metrics.store_failed)
@@ -53,6 +60,8 @@ class Service:
         self.metrics.watch(
             self.batcher,
             self.store,
+            workers=self.workers,
+            decode_wait_s=lambda: self.decode_wait_s,
             decoding_bytes=lambda: self.budget.held,
             body_bytes=lambda: self.bodies.held,
             ready=lambda: self.ready,
@@ -88,6 +97,8 @@ class Service:
         self.batcher.stop()
         await self.engine.join(grace_s)
         self.pool.close()
+        self.costly_pool.close()
+        self.workers.close()
         for task in (self._ticker, self._probing):
             if task is not None:
                 task.cancel()
@@ -133,8 +144,15 @@ class Service:
                 failing=batcher.failing,
                 running_s=batcher.running_s,
                 stall_after_s=self.settings.stall_after_s,
+                decode_wait_s=self.decode_wait_s,
+                decode_stall_after_s=self.settings.decode_stall_after_s,
             )
         )
+
+    @property
+    def decode_wait_s(self) -> float:
+        """How long a picture has waited for a thread or a process that decodes, the longest of all; 0 if none waits."""
+        return max(self.pool.waited_s, self.costly_pool.waited_s)
 
     def _own_device(self) -> str | None:
         """The device of an engine in this process."""
@@ -160,12 +178,31 @@ class Service:
             await asyncio.sleep(TICK_S)
             self.metrics.loop_lag(max(0.0, loop.time() - due))
             self.store.expire()
+            self._end_lasting_stall()
+
+    def _end_lasting_stall(self) -> None:
+        age_s = self.batcher.running_s
+        if self.engine.failure is None and age_s > self.settings.stall_after_s + STALL_ENDS_AFTER_S:
+            self.engine.give_up(StartupError(f"the engine hangs: one batch has been running for {age_s:.0f} s"))
 
     def _probe(self) -> None:
         if self._probing is None or self._probing.done():
             self._probing = asyncio.create_task(self._run_blank())
 
+    def _check_device(self, served: ServedModel) -> None:
+        """Ends the service where the GPU itself is broken: after a CUDA error that sticks only a new process helps."""
+        if served.elsewhere or not served.engine.device.startswith("cuda"):
+            return
+        from model.engines import device  # needs torch, which the engine has loaded long since
+
+        try:
+            device.probe(device.pick_device(served.engine.device))
+        except EngineError as error:
+            log.critical("%s", error)
+            self.engine.give_up(StartupError(str(error)))
+
     async def _run_blank(self) -> None:
+        await asyncio.to_thread(self._check_device, self.loaded())
         side = self.loaded().native_size
         with contextlib.suppress(RequestError), self.batcher.reserve(1, self.settings.request_timeout_s) as places:
             self.batcher.put(places.slots[0], np.zeros((3, side, side), np.uint8))

@@ -19,10 +19,11 @@ class Reset:
 
 
 class ComposeLoader(yaml.SafeLoader):
-    """YAML with Compose's tag `!reset`."""
+    """YAML with Compose's tags `!reset` and `!override`."""
 
 
 ComposeLoader.add_constructor("!reset", lambda loader, node: Reset())
+ComposeLoader.add_constructor("!override", lambda loader, node: loader.construct_sequence(node, deep=True))
 
 
 def compose(path: str) -> dict[str, Any]:

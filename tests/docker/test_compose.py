@@ -10,12 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import yaml
 
 from service.settings import Settings
-from tests.docker.files import DOCKER, ROOT, compose, dashboard, resets, settings, stages, without_resets
+from tests.docker.files import DOCKER, ROOT, alert_rules, compose, dashboard, resets, settings, stages, without_resets
 from tests.support.redis_server import redis_server
 
-FILES = ("docker-compose.yml", "docker/compose.cpu.yml", "docker/compose.redis.yml", "docker/compose.train.yml")
+FILES = (
+    "docker-compose.yml",
+    "docker/compose.cpu.yml",
+    "docker/compose.redis.yml",
+    "docker/compose.gpus.yml",
+    "docker/compose.train.yml",
+)
 FORCED_END_S = 10
 """How long a shutdown waits for an engine that hangs, after the drain."""
 
@@ -51,6 +59,47 @@ def test_plain_up_reserves_a_gpu_and_the_cpu_file_takes_exactly_that_back(servic
     assert list(resets(compose("docker/compose.cpu.yml"))) == [
         ("services", "freqmerge", "deploy", "resources", "reservations")
     ]
+
+
+def test_every_service_of_a_host_with_several_gpus_has_one_of_its_own(services: dict[str, Any]) -> None:
+    several = compose("docker/compose.gpus.yml")["services"]
+    reserved = [service["deploy"]["resources"]["reservations"]["devices"] for service in several.values()]
+    assert reserved == [
+        [{"driver": "nvidia", "device_ids": [str(number)], "capabilities": ["gpu"]}] for number in range(len(several))
+    ]
+    assert len(several) == 2
+    added = several["freqmerge-1"]
+    assert (DOCKER / added["extends"]["file"]).resolve() == ROOT / "docker-compose.yml"
+    assert added["extends"]["service"] in services
+    assert added["ports"] == ["${PORT_1:-8001}:8000"] != services["freqmerge"]["ports"]
+
+
+def test_the_gpu_image_serves_on_cuda_or_not_at_all_and_asks_for_a_driver_that_knows_it() -> None:
+    told = environment("gpu")
+    assert told["FREQMERGE_DEVICE"] == "cuda"
+    wanted = torch.version.cuda
+    assert wanted is not None
+    assert told["NVIDIA_REQUIRE_CUDA"] == f'"cuda>={wanted}"'
+    assert "FREQMERGE_DEVICE" not in environment("runtime") | environment("cpu")
+
+
+def test_image_compose_kubernetes_and_alert_wait_as_long_as_the_longest_start(services: dict[str, Any]) -> None:
+    [health] = [line for line in stages()["gpu"] if line.startswith("HEALTHCHECK")]
+    assert "--start-period=1800s" in health
+    assert services["freqmerge"]["healthcheck"]["start_period"] == "1800s"
+    pods = {
+        "deployment.yml": ("Deployment", lambda found: found["spec"]["template"]["spec"]),
+        "inferenceservice.yml": ("InferenceService", lambda found: found["spec"]["predictor"]),
+    }
+    for name, (kind, pod) in pods.items():
+        text = (DOCKER / "kubernetes" / name).read_text(encoding="utf-8")
+        [found] = [one for one in yaml.safe_load_all(text) if one["kind"] == kind]
+        probe = pod(found)["containers"][0]["startupProbe"]
+        assert probe["periodSeconds"] * probe["failureThreshold"] == 1800
+    [alert] = [rule for rule in alert_rules() if rule["alert"] == "FreqMergeNotReady"]
+    quiet = re.search(r"process_start_time_seconds\{[^}]*\} < (\d+)", alert["expr"])
+    assert quiet is not None
+    assert int(quiet[1]) + 60 * int(alert["for"].removesuffix("m")) == 1800
 
 
 def test_both_files_build_a_target_of_the_dockerfile_whose_default_is_the_gpu(services: dict[str, Any]) -> None:

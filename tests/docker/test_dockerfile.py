@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 
 import pytest
+from packaging.requirements import Requirement
 
 from tests.docker.files import DOCKER, ROOT, stages
+from tests.model.engines.operators import facts
 
 TARGETS = ("cpu", "gpu")
 
@@ -87,3 +89,20 @@ def test_torch_tensorrts_other_dependencies_are_in_the_main_lock() -> None:
     versions = locked("requirements.lock")
     # As its metadata says, for 2.14.
     assert {"packaging", "typing-extensions", "filelock", "numpy", "torch", "setuptools"} <= versions.keys()
+
+
+def test_the_locks_and_nvidias_wheel_meet_every_requirement_of_torch_tensorrt() -> None:
+    [pinned] = [line for line in stages()["gpu-dependencies"] if line.startswith("ARG TENSORRT_VERSION=")]
+    versions = locked("requirements.lock") | locked("docker/requirements-gpu.lock")
+    versions["tensorrt-cu13-libs"] = pinned.removeprefix("ARG TENSORRT_VERSION=")
+    required = [Requirement(line) for line in facts()["requires"]]
+    assert {"dllist", "psutil", "tensorrt-cu13-libs", "torch"} <= {one.name for one in required}
+    assert [str(one) for one in required if versions.get(one.name, "0").split("+")[0] not in one.specifier] == []
+
+
+def test_the_gpu_stage_checks_its_packages_its_libraries_and_that_tensorrt_can_be_imported() -> None:
+    last = stages()["gpu-dependencies"][-1]
+    assert last.startswith("RUN /opt/venv/bin/pip check && ! ldd ")
+    assert 'grep "not found" | grep --invert-match libcuda.so.1' in last
+    assert "tensorrt_libs/*.so*" in last
+    assert 'python -c "import tensorrt' in last

@@ -12,8 +12,7 @@ import numpy as np
 
 from service.batching.batcher import Batcher
 from service.batching.waiting import Limits
-from service.http.body import Upload
-from service.pictures.jobs import decode_upload
+from service.pictures.jobs import decode_file
 from service.settings import Settings
 from tests.load.costed_engine import NATIVE, Cost, CostedEngine
 from tests.load.sample_pictures import small_pngs
@@ -36,10 +35,10 @@ def batcher_added(repeats: int = 1000) -> dict[str, Any]:
 def decode_cpu_us(repeats: int = 2000) -> dict[str, Any]:
     """CPU time of decoding one small PNG on this thread, in microseconds; what the CPU goal leaves out."""
     settings, pictures = Settings(), small_pngs()
-    decode_upload(Upload(pictures[0]), settings, NATIVE)
+    decode_file(pictures[0], settings, NATIVE)
     began = time.thread_time()
     for number in range(repeats):
-        decode_upload(Upload(pictures[number % len(pictures)]), settings, NATIVE)
+        decode_file(pictures[number % len(pictures)], settings, NATIVE)
     return {"kind": "decode", "repeats": repeats, "cpu_us": round(1e6 * (time.thread_time() - began) / repeats, 1)}
 
 

@@ -57,3 +57,13 @@ def test_the_same_check_refuses_a_model_that_gathers_scatters_and_transforms(pro
     told = next(told for told in programs if told["model"] == "control")
     assert {"aten.gather.default", "aten._fft_r2c.default"} <= set(told["unconverted"])
     assert "aten.scatter_reduce.two" in told["replaced_otherwise"]  # unrolled, one scatter for every source
+
+
+def test_exported_on_cuda_the_graph_has_the_same_operators_and_nothing_of_it_falls_to_the_cpu():
+    program = [sys.executable, "-m", "tests.model.engines.cuda_graph"]
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert len(told["cuda"]) > 300
+    assert told["cuda"] == told["cpu"]
+    assert told["places"] == ["cuda:0"]  # a tensor on the CPU would end the recording of a CUDA graph

@@ -7,8 +7,8 @@ from training import loader, train
 from training.config import TrainConfig
 from training.data import dataset
 from training.data.images import Images
+from training.data.loader import Loader
 from training.errors import DataError
-from training.loader import Loader
 
 CPU = torch.device("cpu")
 

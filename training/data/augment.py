@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from model.images.prepare import Preprocess
 from training.config import TrainConfig
-from training.run.objectives import Targets
+from training.data.images import Targets
 
 CROP_BORDER = 4
 

@@ -18,10 +18,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from model.images import pictures
+from training import distributed
 from training.data import memory
 from training.data.images import Classes, Images
 from training.errors import DataError
-from training.run import distributed
 
 TEST_SHARE = 0.2
 """Share of each class that is its test set where the folder has no test set of its own."""

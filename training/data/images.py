@@ -6,8 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
+
+Targets = Int[Tensor, " batch"] | Float[Tensor, "batch classes"]
+"""Class ids, or shares of every class where images are mixed."""
 
 
 @dataclass(frozen=True)

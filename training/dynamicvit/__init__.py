@@ -1,1 +1,1 @@
-"""DynamicViT, the trained baseline: `python -m training.dynamicvit`. A closed room: `training.budget` alone imports it."""
+"""DynamicViT, the trained baseline: `python -m training.dynamicvit`. Only `training.budget` imports this room."""

@@ -21,7 +21,7 @@ from model.engines.device import pick_device
 from model.images.input_stage import InputStage
 from model.macs import count_macs, count_parameters
 from model.speed import rates
-from training import cli
+from training import cli, distributed
 from training.config import TrainConfig
 from training.data import dataset
 from training.dynamicvit import files
@@ -31,7 +31,6 @@ from training.dynamicvit.task import DynamicRecipe, task
 from training.evaluate import report
 from training.measure import records
 from training.measure.scores import BINS, score
-from training.run import distributed
 from training.train import run
 
 MODULE = "training.dynamicvit"

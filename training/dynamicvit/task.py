@@ -19,10 +19,11 @@ from model.images.input_stage import InputStage
 from model.manifest import default_checkpoint_path
 from training.config import TrainConfig
 from training.data import dataset
+from training.data.images import Targets
 from training.dynamicvit import files
 from training.dynamicvit.loss import LossWeights, parts, taught
 from training.dynamicvit.model import DynamicConfig, DynamicViT, Masked
-from training.run.objectives import Judged, Objective, Targets
+from training.run.objectives import Judged, Objective
 from training.run.task import Task, judge
 
 

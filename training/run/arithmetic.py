@@ -43,6 +43,12 @@ def has_bf16() -> bool:
     return any(ask() for ask in asks if ask is not None)
 
 
+def cuda_has_bf16(device: torch.device) -> bool:
+    """Whether this GPU computes in bfloat16 by itself."""
+    with torch.cuda.device(device):  # torch asks the current device, and counts slow emulation unless told not to
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+
 def chosen(config: TrainConfig, device: torch.device) -> Arithmetic:
     """The arithmetic of a run on this device: what is asked for, or the fastest that its hardware has."""
     if device.type == "cpu":
@@ -51,7 +57,7 @@ def chosen(config: TrainConfig, device: torch.device) -> Arithmetic:
     if not config.amp or device.type != "cuda":
         return Arithmetic(None, True)
     if config.amp_type == "auto":
-        return Arithmetic(torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16, True)
+        return Arithmetic(torch.bfloat16 if cuda_has_bf16(device) else torch.float16, True)
     return Arithmetic(torch.bfloat16 if config.amp_type == "bfloat16" else torch.float16, True)
 
 

@@ -10,10 +10,10 @@ import torch
 
 from model import ModelConfig
 from model.labels import CLASS_NAMES
+from training import distributed
 from training.config import TrainConfig
 from training.data.images import Images
 from training.errors import DataError, ResumeError
-from training.run import distributed
 
 STEP = "images_per_step"
 """Name, in a state, of `batch_size` times the number of processes: each may change, their product may not."""

@@ -13,15 +13,13 @@ from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from model import FreqMergeViT
 from model.engines.classifier import Classifier
 from model.images.input_stage import InputStage
-
-Targets = Int[Tensor, " batch"] | Float[Tensor, "batch classes"]
-"""Class ids, or shares of every class where images are mixed."""
+from training.data.images import Targets
 
 
 class Judged(NamedTuple):

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from model.macs import count_parameters
+from training import distributed
 from training.config import TrainConfig
-from training.loader import Loader
-from training.run import distributed
+from training.data.loader import Loader
 
 
 def beginning(

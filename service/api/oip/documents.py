@@ -1,63 +1,45 @@
-"""The protocol's routes in the OpenAPI document."""
+"""What the OpenAPI document says of the protocol's routes beside their signatures."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel
-
 from service import errors
-from service.api.oip import schemas
-
-Responses = dict[int | str, dict[str, Any]]
+from service.api.oip.schemas import InferenceError, InferenceRequest
+from service.api.openapi import Responses, titles
 
 TAG = "Open Inference Protocol"
+
+BODIES = (InferenceRequest,)
+"""Models of request bodies that the routes read by themselves."""
 
 _BINARY = {"type": "string", "format": "binary"}
 
 
-def _reference(body: type[BaseModel]) -> dict[str, str]:
-    return {"$ref": f"#/components/schemas/{body.__name__}"}
-
-
-def _answers(body: type[BaseModel]) -> Responses:
-    return {200: {"description": "Success", "content": {"application/json": {"schema": _reference(body)}}}}
-
-
 def refusals(*kinds: type[errors.RequestError]) -> Responses:
     """The errors that a route may answer with, one entry per status."""
-    titles: dict[int, list[str]] = {}
-    for kind in kinds:
-        titles.setdefault(kind.status, []).append(kind.title)
-    content = {"application/json": {"schema": _reference(schemas.InferenceError)}}
-    return {status: {"description": "; ".join(titles[status]), "content": content} for status in sorted(titles)}
+    return {status: {"description": title, "model": InferenceError} for status, title in titles(*kinds).items()}
 
 
-_UNREADY = refusals(errors.NotReady, errors.Draining)
-_UNKNOWN = refusals(errors.UnknownModel)
-
-SERVER = _answers(schemas.ServerMetadata)
-LIVE = _answers(schemas.ServerLive)
-READY = _answers(schemas.ServerReady) | _UNREADY
-MODEL = _answers(schemas.ModelMetadata) | _UNKNOWN | _UNREADY
-MODEL_READY = _answers(schemas.ModelReady) | _UNKNOWN | _UNREADY
+READY = refusals(errors.NotReady, errors.Draining)
+KEY = refusals(errors.Unauthorized)
+MODEL = READY | KEY | refusals(errors.UnknownModel)
 
 INFERENCE: Responses = {
     200: {
         "description": "The outputs; some of them after the JSON part, if the request asks for that",
-        "content": {
-            "application/json": {"schema": _reference(schemas.InferenceResponse)},
-            "application/octet-stream": {"schema": _BINARY},
-        },
+        "content": {"application/octet-stream": {"schema": _BINARY}},
     },
     **refusals(
         errors.BadInference,
+        errors.Unauthorized,
         errors.UnknownModel,
         errors.SlowBody,
         errors.TooLarge,
         errors.UnsupportedFormat,
         errors.EmptyBody,
         errors.Undecodable,
+        errors.TooCostly,
         errors.BadParameter,
         errors.QueueFull,
         errors.EngineFailed,
@@ -74,7 +56,7 @@ INFERENCE_BODY: dict[str, Any] = {
         "description": "JSON, or JSON followed by the binary tensors, with the length of the JSON part in the header "
         "`Inference-Header-Content-Length`.",
         "content": {
-            "application/json": {"schema": _reference(schemas.InferenceRequest)},
+            "application/json": {"schema": {"$ref": f"#/components/schemas/{InferenceRequest.__name__}"}},
             "application/octet-stream": {"schema": _BINARY},
         },
     }

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from model._version import __version__
+from service.api.oip.schemas import ModelMetadata, ServerMetadata, TensorMetadata
 from service.runtime.loading import ServedModel
 
 IMAGE = "image"
@@ -16,8 +17,6 @@ PIXELS = "pixels"
 VERSION = "1"
 """The one version that is served: another checkpoint is another process."""
 
-SERVER: dict[str, Any] = {"name": "freqmerge", "extensions": ["binary_tensor_data", "classification"]}
-
 
 class Tensor(NamedTuple):
     """Name, type and shape of an input or output; -1 is the number of pictures."""
@@ -26,9 +25,9 @@ class Tensor(NamedTuple):
     datatype: str
     shape: tuple[int, ...]
 
-    def described(self) -> dict[str, Any]:
+    def described(self) -> TensorMetadata:
         """The tensor as the protocol writes it."""
-        return {"name": self.name, "datatype": self.datatype, "shape": list(self.shape)}
+        return TensorMetadata(name=self.name, datatype=self.datatype, shape=list(self.shape))
 
 
 def inputs(served: ServedModel) -> tuple[Tensor, ...]:
@@ -49,18 +48,18 @@ def outputs(served: ServedModel) -> tuple[Tensor, ...]:
     )
 
 
-def server_metadata() -> dict[str, Any]:
+def server_metadata() -> ServerMetadata:
     """The body of GET /v2."""
-    return {**SERVER, "version": __version__}
+    return ServerMetadata(name="freqmerge", version=__version__, extensions=["binary_tensor_data", "classification"])
 
 
-def model_metadata(served: ServedModel) -> dict[str, Any]:
+def model_metadata(served: ServedModel) -> ModelMetadata:
     """The body of GET /v2/models/{name}; the inputs are optional, for either one will do."""
     optional = {"parameters": {"optional": True}}
-    return {
-        "name": served.manifest.name,
-        "versions": [VERSION],
-        "platform": f"freqmerge_{served.engine.kind}",
-        "inputs": [tensor.described() | optional for tensor in inputs(served)],
-        "outputs": [tensor.described() for tensor in outputs(served)],
-    }
+    return ModelMetadata(
+        name=served.manifest.name,
+        versions=[VERSION],
+        platform=f"freqmerge_{served.engine.kind}",
+        inputs=[tensor.described().model_copy(update=optional) for tensor in inputs(served)],
+        outputs=[tensor.described() for tensor in outputs(served)],
+    )

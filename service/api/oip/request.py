@@ -13,7 +13,7 @@ from service.api.oip import elements
 from service.api.oip.metadata import IMAGE, PIXELS, Tensor
 from service.api.oip.schemas import InferenceRequest, OutputParameters, RequestInput, RequestOutput
 from service.errors import BadInference
-from service.http.wording import fault, told
+from service.http.faults import MAX_FAULTS, fault_of
 
 MAX_BRACKETS = 100_000
 """Lists and objects of a JSON part: each costs some hundred bytes of memory for the one or two that were sent."""
@@ -100,7 +100,7 @@ def _validated(json_part: memoryview, max_bytes: int) -> InferenceRequest:
     except orjson.JSONDecodeError as error:
         raise BadInference(f"expected a JSON object, found text that does not parse: {error}") from None
     except ValidationError as error:
-        raise BadInference(told(fault(item, skip=0) for item in error.errors()[:8])) from None
+        raise BadInference("; ".join(str(fault_of(item, skip=0)) for item in error.errors()[:MAX_FAULTS])) from None
 
 
 def _only(inputs: list[RequestInput]) -> RequestInput:

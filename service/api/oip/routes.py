@@ -2,100 +2,111 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
-from fastapi import FastAPI
+from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api import pipeline
-from service.api.answers import json_answer
-from service.api.oip import answer, documents, metadata
+from service.api.oip import documents, metadata, outputs
 from service.api.oip.request import Contract, Inference, parse
-from service.api.pipeline import Recognised, service_of
+from service.api.oip.schemas import (
+    InferenceResponse,
+    ModelMetadata,
+    ModelReady,
+    ServerLive,
+    ServerMetadata,
+    ServerReady,
+)
+from service.api.openapi import TIMEOUT
+from service.api.recognition import Recognised, recognise_many, run_pixels
 from service.batching.waiting import Answer
 from service.errors import RequestError, UnknownModel, UnsupportedFormat
-from service.http.body import read_body
+from service.http.body import Upload, read_body
 from service.http.deadline import Deadline
 from service.http.exchange import exchange_of
 from service.runtime.loading import ServedModel
+from service.runtime.service import Service
 from service.settings import FORM_OVERHEAD_BYTES, Settings
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
-Endpoint = Callable[..., Awaitable[Response]]
+MODEL = "/v2/models/{model_name}"
+VERSION = MODEL + "/versions/{model_version}"
 
 
-def add_oip_routes(app: FastAPI) -> None:
-    """Adds the routes to the app; those of a model with and without its version."""
-    _get(app, "/v2", server_metadata, documents.SERVER)
-    _get(app, "/v2/health/live", server_live, documents.LIVE)
-    _get(app, "/v2/health/ready", server_ready, documents.READY)
-    model, versioned = "/v2/models/{model_name}", "/v2/models/{model_name}/versions/{model_version}"
-    _get(app, model, model_metadata, documents.MODEL)
-    _get(app, versioned, model_metadata_of_version, documents.MODEL)
-    _get(app, f"{model}/ready", model_ready, documents.MODEL_READY)
-    _get(app, f"{versioned}/ready", model_ready_of_version, documents.MODEL_READY)
-    for path, endpoint in ((model, infer), (versioned, infer_of_version)):
-        app.add_api_route(
-            f"{path}/infer",
-            endpoint,
-            methods=["POST"],
-            tags=[documents.TAG],
-            responses=documents.INFERENCE,
-            openapi_extra=documents.INFERENCE_BODY,
-        )
+def oip_router(service: Service) -> APIRouter:
+    """The routes, those of a model with and without its version; all but inference answer HEAD as well."""
+    router = APIRouter(tags=[documents.TAG])
+    inference_extra = documents.INFERENCE_BODY | TIMEOUT
+
+    @router.get("/v2", responses=documents.KEY)
+    @router.head("/v2", include_in_schema=False)
+    async def server_metadata() -> ServerMetadata:
+        """Name, version and extensions of the server."""
+        return metadata.server_metadata()
+
+    @router.get("/v2/health/live")
+    @router.head("/v2/health/live", include_in_schema=False)
+    async def server_live() -> ServerLive:
+        """Whether the event loop turns, as /live."""
+        return ServerLive(live=True)
+
+    @router.get("/v2/health/ready", responses=documents.READY)
+    @router.head("/v2/health/ready", include_in_schema=False)
+    async def server_ready() -> ServerReady:
+        """Whether inference is answered, as /ready."""
+        service.check_ready()
+        return ServerReady(ready=True)
+
+    @router.get(MODEL, responses=documents.MODEL)
+    @router.head(MODEL, include_in_schema=False)
+    async def model_metadata(model_name: str) -> ModelMetadata:
+        """Inputs and outputs of the model."""
+        return metadata.model_metadata(_served(service, model_name))
+
+    @router.get(VERSION, responses=documents.MODEL)
+    @router.head(VERSION, include_in_schema=False)
+    async def model_metadata_of_version(model_name: str, model_version: str) -> ModelMetadata:
+        """Inputs and outputs of a version of the model."""
+        return metadata.model_metadata(_served(service, model_name, model_version))
+
+    @router.get(f"{MODEL}/ready", responses=documents.MODEL)
+    @router.head(f"{MODEL}/ready", include_in_schema=False)
+    async def model_ready(model_name: str) -> ModelReady:
+        """Whether the model answers."""
+        return _ready(service, model_name)
+
+    @router.get(f"{VERSION}/ready", responses=documents.MODEL)
+    @router.head(f"{VERSION}/ready", include_in_schema=False)
+    async def model_ready_of_version(model_name: str, model_version: str) -> ModelReady:
+        """Whether a version of the model answers."""
+        return _ready(service, model_name, model_version)
+
+    @router.post(
+        f"{MODEL}/infer",
+        response_model=InferenceResponse,
+        responses=documents.INFERENCE,
+        openapi_extra=inference_extra,
+    )
+    async def infer(request: Request, model_name: str) -> Response:
+        """The model's outputs for encoded pictures (input `image`) or decoded ones (input `pixels`)."""
+        return await _infer(service, request, model_name)
+
+    @router.post(
+        f"{VERSION}/infer",
+        response_model=InferenceResponse,
+        responses=documents.INFERENCE,
+        openapi_extra=inference_extra,
+    )
+    async def infer_of_version(request: Request, model_name: str, model_version: str) -> Response:
+        """As without a version: there is one."""
+        return await _infer(service, request, model_name, model_version)
+
+    return router
 
 
-async def server_metadata(request: Request) -> Response:
-    """Name, version and extensions of the server."""
-    return json_answer(metadata.server_metadata())
-
-
-async def server_live(request: Request) -> Response:
-    """Whether the event loop turns, as /live."""
-    return json_answer({"live": True})
-
-
-async def server_ready(request: Request) -> Response:
-    """Whether inference is answered, as /ready."""
-    service_of(request).check_ready()
-    return json_answer({"ready": True})
-
-
-async def model_metadata(request: Request, model_name: str) -> Response:
-    """Inputs and outputs of the model."""
-    return json_answer(metadata.model_metadata(_served(request, model_name)))
-
-
-async def model_metadata_of_version(request: Request, model_name: str, model_version: str) -> Response:
-    """Inputs and outputs of a version of the model."""
-    return json_answer(metadata.model_metadata(_served(request, model_name, model_version)))
-
-
-async def model_ready(request: Request, model_name: str) -> Response:
-    """Whether the model answers."""
-    return _ready(request, model_name)
-
-
-async def model_ready_of_version(request: Request, model_name: str, model_version: str) -> Response:
-    """Whether a version of the model answers."""
-    return _ready(request, model_name, model_version)
-
-
-async def infer(request: Request, model_name: str) -> Response:
-    """The model's outputs for encoded pictures (input `image`) or decoded ones (input `pixels`)."""
-    return await _infer(request, model_name)
-
-
-async def infer_of_version(request: Request, model_name: str, model_version: str) -> Response:
-    """As without a version: there is one."""
-    return await _infer(request, model_name, model_version)
-
-
-def _served(request: Request, name: str, version: str = metadata.VERSION) -> ServedModel:
+def _served(service: Service, name: str, version: str = metadata.VERSION) -> ServedModel:
     """The model; raises `UnknownModel`, or `NotReady` while none is loaded."""
-    served = service_of(request).loaded()
+    served = service.loaded()
     if (name, version) == (served.manifest.name, metadata.VERSION):
         return served
     raise UnknownModel(
@@ -104,38 +115,37 @@ def _served(request: Request, name: str, version: str = metadata.VERSION) -> Ser
     )
 
 
-def _ready(request: Request, name: str, version: str = metadata.VERSION) -> Response:
-    _served(request, name, version)
-    service_of(request).check_ready()
-    return json_answer({"name": name, "ready": True})
+def _ready(service: Service, name: str, version: str = metadata.VERSION) -> ModelReady:
+    _served(service, name, version)
+    service.check_ready()
+    return ModelReady(name=name, ready=True)
 
 
-async def _infer(request: Request, name: str, version: str = metadata.VERSION) -> Response:
-    service, stages = service_of(request), exchange_of(request).stages
+async def _infer(service: Service, request: Request, name: str, version: str = metadata.VERSION) -> Response:
+    stages = exchange_of(request).stages
     deadline = Deadline.of(request, service.settings)
-    served = _served(request, name, version)
+    served = _served(service, name, version)
     service.accepting()
-    inference = await _read(request, served)
-    answers = await _answers(request, inference, deadline)
-    for found in answers:
-        service.metrics.predicted(int(found.logits.argmax()))
+    inference = await _read(service, request, served)
+    answers = await _answers(service, request, inference, deadline)
+    for answer in answers:
+        service.metrics.predicted(int(answer.logits.argmax()))
     with stages.measure("encode"):
         names = served.manifest.class_names
-        body, json_bytes = await service.pool.run(answer.encode, served.manifest.name, inference, answers, names)
+        body, json_bytes = await service.pool.run(outputs.encode, served.manifest.name, inference, answers, names)
     if json_bytes is None:
         return Response(body, media_type="application/json")
     return Response(body, headers={HEADER_LENGTH: str(json_bytes)}, media_type="application/octet-stream")
 
 
-async def _read(request: Request, served: ServedModel) -> Inference:
+async def _read(service: Service, request: Request, served: ServedModel) -> Inference:
     """The request; raises `UnsupportedFormat`, `TooLarge`, `SlowBody`, `ClientGone` or `BadInference`."""
-    service, stages = service_of(request), exchange_of(request).stages
     settings = service.settings
     encoding = request.headers.get("content-encoding", "identity")
     if encoding != "identity":
         raise UnsupportedFormat(f"expected a body without Content-Encoding, found {encoding[:40]!r}; send it as it is")
-    with stages.measure("read"):
-        body = await read_body(request, settings.max_batch_upload_bytes, settings.body_timeout_s)
+    with exchange_of(request).stages.measure("read"):
+        body = await read_body(request, service.bodies, settings.max_batch_upload_bytes, settings.body_timeout_s)
         return await service.pool.run(parse, body, request.headers.get(HEADER_LENGTH), _contract(served, settings))
 
 
@@ -149,13 +159,13 @@ def _contract(served: ServedModel, settings: Settings) -> Contract:
     )
 
 
-async def _answers(request: Request, inference: Inference, deadline: Deadline) -> list[Answer]:
+async def _answers(service: Service, request: Request, inference: Inference, deadline: Deadline) -> list[Answer]:
     """One answer per picture; raises the first refusal: the protocol has no answer for a part of a batch."""
     ends: list[Recognised | RequestError] | list[Answer | RequestError]
     if inference.pixels is None:
-        ends = await pipeline.recognise_many(request, inference.files, deadline)
+        ends = await recognise_many(service, request, [Upload(data) for data in inference.files], deadline)
     else:
-        ends = await pipeline.run_pixels(request, list(inference.pixels), deadline)
+        ends = await run_pixels(service, request, list(inference.pixels), deadline)
     answers: list[Answer] = []
     for index, end in enumerate(ends):
         if isinstance(end, RequestError):
@@ -164,8 +174,3 @@ async def _answers(request: Request, inference: Inference, deadline: Deadline) -
             raise end
         answers.append(end if isinstance(end, Answer) else end.answer)
     return answers
-
-
-def _get(app: FastAPI, path: str, endpoint: Endpoint, responses: documents.Responses) -> None:
-    app.add_api_route(path, endpoint, methods=["GET"], tags=[documents.TAG], responses=responses)
-    app.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False)

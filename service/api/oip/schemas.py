@@ -134,15 +134,3 @@ class InferenceError(Open):
     """How the protocol refuses."""
 
     error: str = Field(description="what was expected, what was found, what to do")
-
-
-DOCUMENTED = (
-    InferenceResponse,
-    ModelMetadata,
-    ServerMetadata,
-    ServerLive,
-    ServerReady,
-    ModelReady,
-    InferenceError,
-)
-"""Bodies of the OpenAPI document that come out; `InferenceRequest` goes in."""

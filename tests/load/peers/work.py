@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.http.body import Upload
-from service.pictures.jobs import decode_upload
+from service.pictures.jobs import decode_file
 from service.settings import Settings
 from tests.load.costed_engine import MAX_BATCH_SIZE, NATIVE, Cost, CostedEngine
 
@@ -30,7 +29,7 @@ class Work:
 
     def decode(self, data: bytes) -> Pixels:
         """uint8 [3, 32, 32] of a file."""
-        return decode_upload(Upload(data), self._settings, NATIVE).pixels
+        return decode_file(data, self._settings, NATIVE).pixels
 
     def infer(self, images: Sequence[Pixels]) -> list[dict[str, Any]]:
         """One answer per image, at the cost of one batch for every `MAX_BATCH_SIZE` of them."""

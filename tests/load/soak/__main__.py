@@ -18,15 +18,16 @@ from tests.load.processes import Server, end_with_context, machine_load
 from tests.load.soak.barrage import bound_bytes, fire
 from tests.load.soak.growth import LIMIT_BYTES, growth
 from tests.load.soak.traffic import Tally, play
+from tests.load.soak.worst import search
 from tests.load.targets import OURS, Target
 from tests.support.hostile import corpus
 
-NAME = "service_soak"
+NAME, SEARCH = "service_soak", "service_worst"
 EVERY_S = 0.5
 LEAK_BYTES = 1 << 16
 """Per request: at any rate worth the name of load more than the limit in half a minute."""
 
-MAX_PIXELS, DECODE_THREADS = 25_000_000, 2
+MAX_PIXELS, DECODE_THREADS = 50_000_000, 2
 """The service's defaults."""
 
 Record = dict[str, Any]
@@ -41,10 +42,12 @@ def main() -> int:
         _soak("soak", options.seconds, leak_bytes=0),
         _soak("control", min(options.seconds, options.control_seconds), leak_bytes=LEAK_BYTES),
     ]
+    slowest = _told(search(options.search_seconds))
     command = " ".join(["python -m tests.load.soak", *sys.argv[1:]])
     path = load_records.write(NAME, command, results, options.results)
+    load_records.write(SEARCH, command, [slowest], options.results)
     sys.stdout.write(f"records: {path}\n")
-    good = all(result["passed"] for result in results)
+    good = all(result["passed"] for result in [slowest, *results])
     sys.stdout.write("soak: passed\n" if good else "soak: FAILED\n")
     return 0 if good else 1
 
@@ -124,6 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.load.soak", description=__doc__)
     parser.add_argument("--seconds", type=float, default=600.0, help="of mixed load; at least 20")
     parser.add_argument("--control-seconds", type=float, default=60.0, help="of load on the server that leaks")
+    parser.add_argument("--search-seconds", type=float, default=120.0, help="of search for the slowest picture file")
     parser.add_argument("--files", type=int, default=5000, help="hostile files before that")
     parser.add_argument("--results", type=Path, default=load_records.RESULTS, help="folder of the records")
     return parser

@@ -11,6 +11,7 @@ from tests.model.tiny import tiny
 
 ENGINE = b"not really TensorRT's bytes"
 CPU = torch.device("cpu")
+PROFILES = tensorrt_engine.profiles(256)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def origin(checkpoint):
 
 @pytest.fixture
 def written(tmp_path, origin):
-    return artifact.write(tmp_path, origin, Profile(), ENGINE)
+    return artifact.write(tmp_path, origin, PROFILES, ENGINE)
 
 
 def test_an_engine_is_read_back_as_it_was_written(written, origin):
@@ -50,8 +51,20 @@ def test_its_name_says_model_and_precision_and_differs_with_anything_it_is_made_
 def test_the_manifest_names_checkpoint_gpu_versions_and_batches(written, checkpoint):
     told = json.loads(written.with_suffix(".json").read_text())
     assert told["origin"]["digest"] == checkpoint.manifest.digest
-    assert set(told["origin"]["versions"]) == {"freqmerge", "torch", "torch-tensorrt", "tensorrt"}
-    assert told["profile"] == {"smallest": 1, "best": 64, "largest": 256}
+    assert set(told["origin"]["versions"]) == {
+        "freqmerge",
+        "torch",
+        "torch-tensorrt",
+        "tensorrt-cu13",
+        "tensorrt-cu13-bindings",
+        "tensorrt-cu13-libs",
+        "tensorrt",
+    }
+    assert told["profiles"] == [
+        {"smallest": 1, "best": 1, "largest": 1},
+        {"smallest": 2, "best": 8, "largest": 8},
+        {"smallest": 9, "best": 256, "largest": 256},
+    ]
     assert told["bytes"] == len(ENGINE)
 
 
@@ -99,12 +112,17 @@ def test_a_refusal_is_an_engine_error():
     assert issubclass(ArtifactError, EngineError)
 
 
-def test_an_engine_in_the_cache_is_taken_and_a_damaged_one_is_built_again(written, checkpoint, caplog):
+def test_an_engine_in_the_cache_is_taken_and_a_damaged_one_is_deleted(written, origin, caplog):
     folder = written.parent
-    assert tensorrt_engine.cached(checkpoint, "fp16", CPU, 32, folder) == ENGINE
+    assert artifact.kept(origin, 32, folder, bytes) == ENGINE
     written.write_bytes(b"")
-    caplog.set_level("INFO")
-    with pytest.raises(EngineError, match="tensorrt cannot be used: it needs a CUDA device"):  # it tries to build
-        tensorrt_engine.cached(checkpoint, "fp16", CPU, 32, folder)
+    assert artifact.kept(origin, 32, folder, bytes) is None
+    assert list(folder.iterdir()) == []
     assert "cut short or changed; build it again" in caplog.text
-    assert "takes minutes" not in caplog.text  # a build that cannot begin is not announced
+
+
+def test_a_build_that_cannot_begin_is_not_announced(checkpoint, tmp_path, caplog):
+    caplog.set_level("INFO")
+    with pytest.raises(EngineError, match="tensorrt cannot be used: it needs a CUDA device"):
+        tensorrt_engine.create(checkpoint, "fp16", CPU, 32, tmp_path)
+    assert (caplog.messages, list(tmp_path.iterdir())) == ([], [])

@@ -1,16 +1,21 @@
 """Every use of torch_tensorrt in this repository against the signatures that its wheel declares."""
 
 import ast
+import inspect
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from packaging.requirements import Requirement
 
 from model.engines import tensorrt_engine
 from model.errors import EngineError
+from tests.model.engines.bindings import FACTS
 from tests.model.engines.operators import facts
+from tests.support import standin_tensorrt
 
 SOURCES = [path for name in ("model", "service", "training") for path in sorted(Path(name).rglob("*.py"))]
 
@@ -60,6 +65,47 @@ def test_every_call_of_torch_tensorrt_is_one_that_the_wheel_declares():
 )
 def test_the_check_finds_a_wrong_name_or_keyword(line, found):
     assert wrong(line) == found
+
+
+def bindings():
+    return json.loads(FACTS.read_text(encoding="utf-8"))
+
+
+def asked_of_tensorrt():
+    """Every method and property that the engine asks of a runtime, an engine or a context, by name."""
+    tree = ast.parse(Path(tensorrt_engine.__file__).read_text(encoding="utf-8"))
+    owners = {"context", "engine", "self._engine", "self._runtime"}
+    return {
+        node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and ast.unparse(node.value) in owners
+    }
+
+
+def test_every_call_of_tensorrt_is_one_that_its_bindings_declare():
+    declared = {name for calls in bindings()["calls"].values() for name in calls}
+    assert asked_of_tensorrt() == declared - {"__init__"}
+
+
+def test_tensorrt_says_by_what_it_returns_whether_it_has_taken_something():
+    context = bindings()["calls"]["IExecutionContext"]
+    for name in ("execute_async_v3", "set_input_shape", "set_optimization_profile_async", "set_tensor_address"):
+        assert {one["returns"] for one in context[name]} == {"bool"}
+
+
+def test_the_stand_in_has_the_calls_and_parameters_of_the_bindings():
+    for kind, calls in bindings()["calls"].items():
+        for name, told in calls.items():
+            if told == "property":
+                continue
+            own = list(inspect.signature(getattr(getattr(standin_tensorrt, kind), name)).parameters)[1:]
+            assert any(one["parameters"][: len(own)] == own for one in told), (kind, name)
+    assert [one.name for one in standin_tensorrt.Severity] == bindings()["Severity"]
+    assert {one.name for one in standin_tensorrt.TensorIOMode} <= set(bindings()["TensorIOMode"])
+    assert {one.name for one in standin_tensorrt.DataType} | set(tensorrt_engine.TYPES) <= set(bindings()["DataType"])
+
+
+def test_the_bindings_are_of_a_version_that_torch_tensorrt_requires():
+    [required] = [Requirement(line) for line in facts()["requires"] if line.startswith("tensorrt-cu13-bindings")]
+    assert bindings()["version"] in required.specifier
 
 
 def test_nothing_of_torch_tensorrt_is_imported_with_the_package():

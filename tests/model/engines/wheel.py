@@ -23,10 +23,6 @@ SIGNATURES = {
         "torch_tensorrt/dynamo/_compiler.py",
         "convert_exported_program_to_serialized_trt_engine",
     ),
-    "torch_tensorrt.dynamo.runtime.TorchTensorRTModule": (
-        "torch_tensorrt/dynamo/runtime/_TorchTensorRTModule.py",
-        "TorchTensorRTModule",
-    ),
     "torch_tensorrt.Input": ("torch_tensorrt/_Input.py", "Input"),
 }
 """Public name of every callable that this repository uses, and where it is defined."""
@@ -43,7 +39,7 @@ def facts(wheel: Path) -> dict[str, Any]:
         required = [
             line.removeprefix("Requires-Dist: ")
             for line in archive.read(metadata).decode().splitlines()
-            if line.startswith("Requires-Dist: tensorrt")
+            if line.startswith("Requires-Dist: ") and "extra ==" not in line
         ]
         registered = [tree(f"torch_tensorrt/dynamo/conversion/{name}.py") for name in CONVERTERS]
         return {
@@ -114,17 +110,23 @@ def _signature(tree: ast.Module, name: str) -> dict[str, list[str]]:
 
 
 def _keys_read(function: ast.FunctionDef) -> list[str]:
-    """Every "key" of `kwargs["key"]`."""
-    return sorted(
-        {
-            node.slice.value
-            for node in ast.walk(function)
-            if isinstance(node, ast.Subscript)
-            and isinstance(node.value, ast.Name)
-            and node.value.id == "kwargs"
-            and isinstance(node.slice, ast.Constant)
-        }
-    )
+    """Every "key" of `kwargs["key"]` and `kwargs.get("key")`."""
+    subscripts = {
+        node.slice.value
+        for node in ast.walk(function)
+        if isinstance(node, ast.Subscript)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "kwargs"
+        and isinstance(node.slice, ast.Constant)
+    }
+    asked = {
+        node.args[0].value
+        for node in ast.walk(function)
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) == "kwargs.get"
+        and isinstance(node.args[0], ast.Constant)
+    }
+    return sorted(str(key) for key in subscripts | asked)
 
 
 def _calls(trees: list[ast.Module], name: str) -> list[ast.Call]:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.api import pipeline
+from service.api import recognition
 from service.api.schemas import BatchClassification
 from service.batching.batcher import Counts
 from service.errors import BadForm
@@ -58,7 +58,7 @@ async def test_every_file_gets_its_own_label_in_the_order_of_the_form(client: ht
 async def test_small_files_of_one_form_reach_the_engine_together(
     start: Start, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "HAND_OVER_S", DEADLINE_S)
+    monkeypatch.setattr(recognition, "HAND_OVER_S", DEADLINE_S)
     app = await start(decode_threads=2)
     values = [9, 3, 77, 3, 50, 6, 1, 2]
     assert best(await send(app.client, *(picture(value) for value in values))) == values
@@ -68,7 +68,7 @@ async def test_small_files_of_one_form_reach_the_engine_together(
 async def test_a_picture_that_waits_for_its_memory_does_not_hold_back_the_one_before_it(
     start: Start, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "HAND_OVER_S", 0.0)
+    monkeypatch.setattr(recognition, "HAND_OVER_S", 0.0)
     app = await start(max_decoding_bytes=MIB, decode_threads=1)
     with app.service.budget.hold(1):
         sending = asyncio.create_task(send(app.client, picture(1), picture(2, (300, 300))))
@@ -79,12 +79,18 @@ async def test_a_picture_that_waits_for_its_memory_does_not_hold_back_the_one_be
 
 @pytest.mark.parametrize(
     ("pictures", "total_bytes", "threads", "expected"),
-    [(1, 10 * MIB, 4, 1), (64, 150_000, 4, 1), (64, pipeline.SHARE_BYTES, 4, 2), (64, 10 * MIB, 4, 4), (3, MIB, 8, 3)],
+    [
+        (1, 10 * MIB, 4, 1),
+        (64, 150_000, 4, 1),
+        (64, recognition.SHARE_BYTES, 4, 2),
+        (64, 10 * MIB, 4, 4),
+        (3, MIB, 8, 3),
+    ],
 )
 def test_another_thread_helps_for_every_share_of_bytes(
     pictures: int, total_bytes: int, threads: int, expected: int
 ) -> None:
-    assert pipeline.decoding_threads(pictures, total_bytes, threads) == expected
+    assert recognition.decoding_threads(pictures, total_bytes, threads) == expected
 
 
 async def test_a_bad_file_has_a_problem_in_its_place_and_the_others_their_labels(start: Start) -> None:
@@ -233,3 +239,10 @@ def test_a_form_of_endless_small_parts_is_given_up_early() -> None:
     part = b'--b\r\nContent-Disposition: form-data; name="x"\r\n\r\n\r\n'
     with pytest.raises(BadForm, match="at most 33 fields"):
         forms.single_file(part * 10_000 + b"--b--\r\n", b"b")
+
+
+@pytest.mark.parametrize("preamble", [b"", b"\r\n", b"This is a form.\r\n", b"--\r\n\r\n"])
+@pytest.mark.parametrize("epilogue", [b"", b"and this is its end\r\n"])
+def test_what_stands_before_and_after_the_parts_of_a_form_is_no_part_of_it(preamble: bytes, epilogue: bytes) -> None:
+    part = b'--b\r\nContent-Disposition: form-data; name="file"\r\n\r\nx\r\n--b--\r\n'
+    assert forms.single_file(preamble + part + epilogue, b"b") == b"x"

@@ -70,3 +70,24 @@ def test_a_job_that_raises_gives_its_bytes_back() -> None:
         errors = [future.exception(DEADLINE_S) for future in [pool.submit(fail) for _ in range(20)]]
     assert {type(error) for error in errors} == {ZeroDivisionError}
     assert budget.held == 0
+
+
+def test_nobody_waits_behind_a_patient_job_and_it_runs_when_there_is_room() -> None:
+    budget = ByteBudget(100)
+    began, done = threading.Event(), threading.Event()
+
+    def patient() -> None:
+        began.set()
+        with budget.hold_patiently(1000):
+            assert budget.held == 75
+        done.set()
+
+    with budget.hold(60):
+        thread = threading.Thread(target=patient)
+        thread.start()
+        assert began.wait(DEADLINE_S)
+        with budget.hold(40):  # at once, though the other came first
+            assert not done.is_set()
+    assert done.wait(DEADLINE_S)
+    thread.join(DEADLINE_S)
+    assert budget.held == 0

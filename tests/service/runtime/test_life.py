@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 import httpx
 import pytest
 
+from model.errors import EngineError
 from service.errors import StartupError
 from service.runtime.loading import ServedModel
 from service.settings import Settings
@@ -154,3 +155,35 @@ async def test_two_apps_in_one_process_share_nothing(engine: FakeEngine) -> None
         assert other.service.batcher.counts.answered == 0
         count = 'freqmerge_images_total{outcome="answered"} 0.0'
         assert count in (await other.client.get("/metrics")).text
+
+
+async def test_a_cuda_error_that_sticks_ends_the_service_so_that_its_host_starts_it_anew(
+    start: Start, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sticks(place: object) -> None:
+        raise EngineError("the device cuda:0 does not compute any more")
+
+    monkeypatch.setattr("model.engines.device.probe", sticks)
+    monkeypatch.setattr("model.engines.device.pick_device", lambda name: name)
+    app = await start()
+    engine.device = "cuda:0"
+    engine.failures_left = 1000
+    for _ in range(3):
+        problem(await classify(app.client), 500, "engine_failed")
+    await until(lambda: app.service.batcher.failing)
+    problem(await app.client.get("/ready"), 503, "not_ready")
+    await until(lambda: app.service.failure is not None)
+    assert str(app.service.failure) == "the device cuda:0 does not compute any more"
+
+
+async def test_a_stall_that_lasts_ends_the_service(
+    start: Start, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.runtime.service.STALL_ENDS_AFTER_S", 0.0)
+    app = await start(stall_after_s=0.001)
+    engine.hold()
+    waiting = asyncio.create_task(classify(app.client))
+    await until(lambda: app.service.failure is not None)
+    assert str(app.service.failure).startswith("the engine hangs: one batch has been running for")
+    problem(await waiting, 503, "not_ready")
+    engine.release()

@@ -12,8 +12,7 @@ from PIL import Image
 from model.checkpoint import read_manifest
 from model.errors import BackboneError, ConfigError
 from service.app import create_app
-from service.http.body import Upload
-from service.pictures.jobs import decode_upload
+from service.pictures.jobs import decode_file
 from service.runtime.loading import load_model
 from service.settings import Settings
 from tests.support.live import serving
@@ -68,7 +67,7 @@ def test_training_sees_every_picture_bit_for_bit_as_the_service_does(own):
         files = [file for name in pictures.CLASSES for file in sorted((own / "test" / name).iterdir())]
         assert len(files) == len(images) == 27
         for file, pixels in zip(files, images.pixels.numpy(), strict=True):
-            served = decode_upload(Upload(file.read_bytes()), Settings(), side).pixels
+            served = decode_file(file.read_bytes(), Settings(), side).pixels
             assert np.array_equal(pixels, served), file.name
 
 

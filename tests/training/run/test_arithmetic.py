@@ -50,7 +50,7 @@ def test_a_cpu_computes_in_bfloat16_where_it_has_it_or_where_it_is_told_to(monke
     ],
 )
 def test_a_gpu_keeps_its_fused_attention_whatever_it_computes_in(monkeypatch, there, fields, told):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: there)
+    monkeypatch.setattr(arithmetic, "cuda_has_bf16", lambda device: there)
     assert str(arithmetic.chosen(TrainConfig(**fields), torch.device("cuda", 0))) == told
 
 

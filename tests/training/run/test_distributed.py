@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from model import ModelConfig, load_checkpoint
-from training import cli, train
+from training import cli, distributed, train
 from training.config import TrainConfig
 from training.data.images import Images
 from training.errors import DataError, PeerError, ResumeError
-from training.run import distributed, identity, task
+from training.run import identity, task
 
 TORCHRUN = [sys.executable, *"-m torch.distributed.run --standalone --nproc_per_node=2 -m training.train".split()]
 MODEL = (

@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable
 import pytest
 from starlette.requests import Request
 
-from service.api import pipeline
-from service.api.pipeline import Recognised
+from service.api.recognition import Recognised, recognise_many, run_pixels
 from service.batching.batcher import Counts
 from service.batching.waiting import Answer
 from service.errors import DeadlineExceeded, EngineFailed, RequestError, TooLarge, Undecodable, UnsupportedFormat
+from service.http.body import Upload
 from service.http.deadline import Deadline
 from service.pictures import jobs
 from tests.service.conftest import DEADLINE_S, Running, entered, until
@@ -51,7 +51,7 @@ async def recognised(app: Running, files: list[bytes], deadline: Deadline = ENOU
     ends: list[Recognised | RequestError] = []
 
     async def work(request: Request) -> None:
-        ends.extend(await pipeline.recognise_many(request, files, deadline))
+        ends.extend(await recognise_many(app.service, request, [Upload(data) for data in files], deadline))
 
     answer = await (await play(app, work)).answer()
     assert answer.status_code == 200, answer.text
@@ -79,7 +79,7 @@ async def test_files_beyond_the_free_places_are_refused_all_together(start: Star
     app = await start(max_queue_size=3)
 
     async def work(request: Request) -> None:
-        await pipeline.recognise_many(request, [picture(value) for value in range(4)], ENOUGH)
+        await recognise_many(app.service, request, [Upload(picture(value)) for value in range(4)], ENOUGH)
 
     problem(await (await play(app, work)).answer(), 429, "queue_full")
     assert (engine.batches, app.service.batcher.counts) == ([], Counts())
@@ -104,7 +104,7 @@ async def test_arrays_run_without_decoding(start: Start, engine: FakeEngine) -> 
     ends: list[Answer | RequestError] = []
 
     async def work(request: Request) -> None:
-        ends.extend(await pipeline.run_pixels(request, [pixels(6), pixels(POISON), pixels(7)], ENOUGH))
+        ends.extend(await run_pixels(app.service, request, [pixels(6), pixels(POISON), pixels(7)], ENOUGH))
 
     answer = await (await play(app, work)).answer()
     assert [said(end) for end in ends] == [6, EngineFailed, 7]
@@ -119,7 +119,7 @@ async def test_a_client_that_leaves_takes_all_its_files_with_it(start: Start, en
     await entered(engine)
 
     async def work(request: Request) -> None:
-        await pipeline.recognise_many(request, [picture(2), picture(3)], ENOUGH)
+        await recognise_many(app.service, request, [Upload(picture(2)), Upload(picture(3))], ENOUGH)
 
     request = await play(app, work)
     await until(lambda: len(app.service.batcher._queue._waiting) == 2)
@@ -139,7 +139,7 @@ async def test_a_bug_in_decoding_is_a_bug_and_not_a_refusal_of_the_picture(
     def broken(*args: object) -> None:
         raise LookupError("a bug")
 
-    monkeypatch.setattr(jobs, "decode_upload", broken)
+    monkeypatch.setattr(jobs, "decode_file", broken)
     answer = await app.client.post("/classify", content=picture())
     problem(answer, 500, "internal")
     assert "LookupError" not in answer.text

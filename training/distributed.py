@@ -89,7 +89,7 @@ def total(values: Sequence[float], device: torch.device) -> list[float]:
         return list(values)
     sums = torch.tensor(values, dtype=torch.float64, device=device)
     distributed.all_reduce(sums)
-    return [float(value) for value in sums]
+    return list(sums.tolist())
 
 
 def together(part: Tensor) -> Tensor:
@@ -170,7 +170,8 @@ def _from_first(content: bytes, device: torch.device) -> bytes:
 
 def _own_device(device: str, local: int) -> str:
     if device in ("auto", "cuda") and torch.cuda.is_available():
-        return f"cuda:{local}"
+        # a launcher that shows every process one GPU of its own numbers that one 0 in each
+        return "cuda:0" if torch.cuda.device_count() == 1 else f"cuda:{local}"
     return "cpu" if device == "auto" else device
 
 

@@ -53,8 +53,8 @@ def _tensor(wanted: Wanted, answers: Sequence[Answer], labels: Sequence[str]) ->
         return "BYTES", (count,), [labels[int(answer.logits.argmax())] for answer in answers]
     values = np.stack([_values(name, answer) for answer in answers])
     if wanted.classes:
-        found = [text for row in values for text in _classification(row, wanted.classes, labels)]
-        return "BYTES", (count, wanted.classes), found
+        texts = [text for row in values for text in _classification(row, wanted.classes, labels)]
+        return "BYTES", (count, wanted.classes), texts
     return wanted.tensor.datatype, values.shape, values.ravel()
 
 

@@ -1,0 +1,68 @@
+"""POST /classify: one picture, its labels and the address of its heatmap."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.api import openapi
+from service.api.predictions import most_probable
+from service.api.recent import keep
+from service.api.recognition import Recognised, recognise
+from service.api.schemas import Classification, ClassifyQuery, ModelName, Prediction
+from service.http.exchange import exchange_of
+from service.runtime.loading import ServedModel
+from service.runtime.service import Service
+
+
+def classify_router(service: Service) -> APIRouter:
+    """The route."""
+    router = APIRouter(tags=["pictures"])
+
+    @router.post(
+        "/classify",
+        response_model=Classification,
+        responses=openapi.problems(*openapi.UPLOAD_PROBLEMS),
+        openapi_extra=openapi.PICTURE_BODY | openapi.TIMEOUT,
+    )
+    async def classify(request: Request, query: Annotated[ClassifyQuery, Query()]) -> Response:
+        """Labels of the picture in the body, most probable first, and where its heatmap is."""
+        recognised = await recognise(service, request)
+        [image_id] = await keep(service, request, [recognised])
+        stages = exchange_of(request).stages
+        with stages.measure("encode"):
+            body = Classification(
+                image_id=image_id,
+                heatmap_url=heatmap_url(image_id),
+                predictions=predictions(service, recognised, query.top_k),
+                warnings=list(recognised.warnings),
+                model=model_name(recognised.model),
+                timings_ms=stages.milliseconds(),
+            )
+            return Response(body.model_dump_json(), media_type="application/json")
+
+    return router
+
+
+def predictions(service: Service, recognised: Recognised, top_k: int) -> list[Prediction]:
+    """The most probable labels of a picture; counts the prediction."""
+    best = most_probable(recognised.answer.logits, service.labels, top_k)
+    service.metrics.predicted(best[0].class_id)
+    return best
+
+
+def heatmap_url(image_id: str | None, root: str = "") -> str | None:
+    """Where the heatmap is of a picture kept under this id.
+
+    `root` leads from the route to the service's root: the address is relative, so that it also resolves behind a
+    proxy that adds a prefix.
+    """
+    return f"{root}heatmap?image_id={image_id}" if image_id else None
+
+
+def model_name(served: ServedModel) -> ModelName:
+    """Which weights gave an answer."""
+    return ModelName(name=served.manifest.name, digest=served.manifest.digest)

@@ -1,0 +1,203 @@
+"""From the bytes of pictures to the engine's answers, on every route that takes some: admitted, decoded, run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from starlette.requests import Request
+
+from service.batching.batcher import Batcher, Reservation
+from service.batching.waiting import Answer, Slot
+from service.errors import ClientGone, RequestError
+from service.http import forms
+from service.http.body import Upload, read_upload
+from service.http.deadline import Deadline
+from service.http.disconnect import WhenGone
+from service.http.exchange import exchange_of
+from service.pictures import jobs
+from service.pictures.decoding import Costly
+from service.runtime.loading import ServedModel
+from service.runtime.service import Service
+from service.store.image_store import StoredImage, stored_image
+
+SHARE_BYTES = 1 << 18
+"""Of the files of one request, what one thread decodes before another one helps."""
+
+HAND_OVER_S = 0.02
+"""How long a thread keeps decoded pictures of one request back, so that they reach the engine together."""
+
+
+class Recognised(NamedTuple):
+    """A picture, taken out of its request, with the engine's answer."""
+
+    data: bytes
+    answer: Answer
+    model: ServedModel
+    warnings: tuple[str, ...] = ()
+    """What is wrong with the file although it was decoded."""
+
+    def stored(self) -> StoredImage:
+        """What is needed to draw its heatmap."""
+        return stored_image(self.data, self.answer.frequency_score, self.answer.source_maps)
+
+
+async def recognise(service: Service, request: Request) -> Recognised:
+    """The answer for the picture in the body; raises the `UploadError`s and all that admission refuses.
+
+    A full queue is refused before the body is read, and admission counts the image before it is decoded.
+    """
+    settings = service.settings
+    deadline = Deadline.of(request, settings)
+    service.accepting()
+    with exchange_of(request).stages.measure("read"):
+        upload = await read_upload(request, service.bodies, settings.max_upload_bytes, settings.body_timeout_s)
+    [end] = await recognise_many(service, request, [upload], deadline)
+    if isinstance(end, RequestError):
+        raise end
+    return end
+
+
+async def recognise_many(
+    service: Service, request: Request, uploads: Sequence[Upload], deadline: Deadline
+) -> list[Recognised | RequestError]:
+    """One answer or one refusal per file, in order; the files were read while `service.accepting` let them.
+
+    Raises what refuses them all: `QueueFull` if there is not room for every one, `NotReady`, `ClientGone`.
+    """
+    model = service.loaded()
+    places = service.batcher.reserve(len(uploads), deadline.timeout_s, accepted=True)
+    count = decoding_threads(len(uploads), sum(len(upload.data) for upload in uploads), service.settings.decode_threads)
+    files: dict[int, jobs.Decoded] = {}
+    pictures = list(zip(range(len(uploads)), places.slots, uploads, strict=True))
+    decodings = [_Decoding(service, model, pictures[first::count], files) for first in range(count)]
+    with places:
+        for decoding in decodings:
+            service.pool.submit(decoding)
+        ends = await _ends(request, places)
+    exchange_of(request).stages.add(
+        "decode", max(decoding.ended for decoding in decodings) - min(decoding.began for decoding in decodings)
+    )
+    _note_stages(request, ends)
+    return [
+        Recognised(files[index].data, end, model, files[index].warnings) if isinstance(end, Answer) else end
+        for index, end in enumerate(ends)
+    ]
+
+
+async def run_pixels(
+    service: Service, request: Request, pixels: Sequence[NDArray[np.uint8]], deadline: Deadline
+) -> list[Answer | RequestError]:
+    """One answer or one refusal per array uint8 [3, native, native], in order; raises as `recognise_many`."""
+    with service.batcher.reserve(len(pixels), deadline.timeout_s, accepted=True) as places:
+        for slot, image in zip(places.slots, pixels, strict=True):
+            service.batcher.put(slot, image)
+        ends = await _ends(request, places)
+    _note_stages(request, ends)
+    return ends
+
+
+def decoding_threads(pictures: int, total_bytes: int, threads: int) -> int:
+    """How many of the threads decode the pictures of one request: one for every `SHARE_BYTES`, at most all.
+
+    Small files decode mostly under the interpreter lock, where two threads only stand in each other's way.
+    """
+    return min(threads, pictures, 1 + total_bytes // SHARE_BYTES)
+
+
+class _Decoding:
+    """A job for a worker thread: decodes pictures and hands their pixels straight to the batcher.
+
+    Those that take no time to decode are handed over together: one by one they would run in small batches. Costly ones
+    are left to processes of their own. `files` receives each decoded picture under the number that `pictures` gives it.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        model: ServedModel,
+        pictures: Sequence[tuple[int, Slot, Upload]],
+        files: dict[int, jobs.Decoded],
+    ) -> None:
+        self.began = self.ended = time.perf_counter()
+        self._pictures = pictures
+        self._files = files
+        self._service = service
+        self._batcher = service.batcher
+        self._native_size = model.native_size
+
+    def __call__(self) -> None:
+        """Decodes every picture whose caller has not left."""
+        handed = time.perf_counter()
+        waiting: list[tuple[Slot, NDArray[np.uint8]]] = []
+        for index, slot, upload in self._pictures:
+            if not slot.wanted:
+                continue
+            try:
+                pixels = self._decode(index, upload, defer=True)
+            except Costly:
+                self._service.costly_pool.submit(partial(self._decode_elsewhere, index, slot, upload))
+                continue
+            except Exception as error:
+                self.ended = time.perf_counter()
+                self._batcher.fail(slot, error)
+                continue
+            self.ended = time.perf_counter()
+            waiting.append((slot, pixels))
+            if self.ended - handed >= HAND_OVER_S:
+                _hand_over(self._batcher, waiting)
+                handed = self.ended
+        _hand_over(self._batcher, waiting)
+
+    def _decode_elsewhere(self, index: int, slot: Slot, upload: Upload) -> None:
+        """The same for one costly picture, on a thread that may wait for a process."""
+        if not slot.wanted:
+            return
+        try:
+            pixels = self._decode(index, upload, **jobs.by(self._service.workers, lambda: slot.wanted))
+        except Exception as error:
+            self.ended = time.perf_counter()
+            self._batcher.fail(slot, error)
+        else:
+            self.ended = time.perf_counter()
+            self._batcher.put(slot, pixels)
+
+    def _decode(self, index: int, upload: Upload, **costly: Any) -> NDArray[np.uint8]:
+        service = self._service
+        data = forms.picture_file(upload, service.settings.max_upload_bytes)
+        decoded = jobs.decode_file(data, service.settings, self._native_size, service.budget, **costly)
+        self._files[index] = decoded
+        return decoded.pixels
+
+
+def _hand_over(batcher: Batcher, decoded: list[tuple[Slot, NDArray[np.uint8]]]) -> None:
+    """Lets the decoded pictures wait for a batch, and empties the list."""
+    for slot, pixels in decoded:
+        batcher.put(slot, pixels)
+    decoded.clear()
+
+
+async def _ends(request: Request, places: Reservation) -> list[Answer | RequestError]:
+    """How every image ended; raises what is not one image's own: a client that left, a bug."""
+    with WhenGone(request, places.client_left):
+        ends = await places.outcomes()
+    expected: list[Answer | RequestError] = []
+    for end in ends:
+        if isinstance(end, ClientGone) or not isinstance(end, Answer | RequestError):
+            raise end
+        expected.append(end)
+    return expected
+
+
+def _note_stages(request: Request, ends: Iterable[Answer | RequestError]) -> None:
+    """Notes the longest time that an image spent in the queue, on its way into a batch, and in the engine."""
+    stages = exchange_of(request).stages
+    answers = [end for end in ends if isinstance(end, Answer)]
+    if answers:
+        stages.add("queue", max(answer.queue_s for answer in answers))
+        stages.add("copy", max(answer.copy_s for answer in answers))
+        stages.add("engine", max(answer.engine_s for answer in answers))

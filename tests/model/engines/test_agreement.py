@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+
+from model.engines import agreement
+from model.engines.choice import create_engine
+from model.engines.engine import EngineOutput
+from model.errors import EngineError
+
+
+class Otherwise:
+    """The eager engine, its answers changed."""
+
+    kind = "changed"
+
+    def __init__(self, engine, change):
+        self._engine, self._change = engine, change
+        self.precision, self.native_size = engine.precision, engine.native_size
+
+    def run(self, images):
+        return self._change(self._engine.run(images))
+
+
+@pytest.fixture
+def eager(checkpoint):
+    return create_engine(checkpoint, "eager", "cpu", max_batch_size=8)
+
+
+def reverse(answer):
+    return EngineOutput(*(part[::-1] for part in answer))
+
+
+def rounded(answer):
+    return answer._replace(logits=answer.logits.astype(np.float16).astype(np.float32))
+
+
+def coarse(answer):
+    return answer._replace(frequency_score=np.round(answer.frequency_score, 1))
+
+
+def unwritten(answer):
+    return answer._replace(logits=np.full_like(answer.logits, np.nan))
+
+
+def one_stale(answer):
+    return answer._replace(logits=np.concatenate([answer.logits[1:2], answer.logits[1:]]))
+
+
+def one_token(answer):
+    return answer._replace(source_maps=np.zeros_like(answer.source_maps))
+
+
+def test_an_engine_that_answers_as_eager_but_for_rounding_passes(eager):
+    agreement.check(eager, eager, (1, 5, 8))
+    agreement.check(Otherwise(eager, rounded), eager, (1, 8))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (reverse, "logits off by"),
+        (one_stale, r"logits off by 0 at the median and"),
+        (unwritten, "logits that are not finite"),
+        (coarse, "a frequency score off by"),
+        (one_token, "source maps with other token counts"),
+    ],
+)
+def test_an_engine_that_answers_otherwise_is_refused(eager, change, words):
+    with pytest.raises(EngineError, match=f"expected the answers of eager in a batch of 8, found .*{words}"):
+        agreement.check(Otherwise(eager, change), eager, (8,))
+
+
+def test_the_pictures_are_the_same_at_every_call_and_unlike_each_other():
+    shown = agreement.pictures(32)
+    assert np.array_equal(shown, agreement.pictures(32))
+    assert (shown.shape, shown.dtype) == ((4, 3, 32, 32), np.uint8)
+    assert all(shown.std(axis=(1, 2, 3)) > 30)
+    assert all(np.abs(shown[0].astype(int) - other).mean() > 20 for other in shown[1:].astype(int))
