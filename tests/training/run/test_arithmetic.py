@@ -50,7 +50,7 @@ def test_a_cpu_computes_in_bfloat16_where_it_has_it_or_where_it_is_told_to(monke
     ],
 )
 def test_a_gpu_keeps_its_fused_attention_whatever_it_computes_in(monkeypatch, there, fields, told):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: there)
+    monkeypatch.setattr(arithmetic, "cuda_has_bf16", lambda device: there)
     assert str(arithmetic.chosen(TrainConfig(**fields), torch.device("cuda", 0))) == told
 
 
@@ -83,7 +83,7 @@ def test_in_bfloat16_scores_and_similarities_stay_float32_while_the_layers_do_no
     monkeypatch.setattr(type(run.model), "strategy", property(lambda self: Spy(strategy, seen)), raising=True)
     run.model.vit.blocks[0].mlp.fc1.register_forward_hook(lambda *passed: seen.update(layer=passed[2].dtype))
     run.objective.train()
-    images = dataset.load(data_dir, "train", 32).take(torch.arange(8))
+    images = dataset.source(data_dir).load("train", 32).take(torch.arange(8))
     with run._autocast():
         loss, logits = run.objective(images.pixels.float(), images.labels)
     loss.backward()
