@@ -218,7 +218,7 @@ class Draining(Unavailable):
 
 
 class QueueFull(Unavailable):
-    """More images are waiting than the queue holds."""
+    """More images are waiting than the queue holds; `Batcher.retry_after_s` says when to come back."""
 
     status, reason, title = 429, "queue_full", "Too many images are waiting"
 

@@ -1,1 +1,1 @@
-"""Engines: run one batch of uint8 images on one device. `model.engines.engine` chooses."""
+"""Engines: run one batch of uint8 images on one device. `model.engines.choice.create_engine` makes one."""

@@ -1,4 +1,4 @@
-"""Engines: run one batch of uint8 images on one device, synchronously.
+"""Chooses and makes the engine for a machine.
 
 `eager` runs the module as it is, `inductor` compiles it with torch.compile, `tensorrt` runs an engine that TensorRT
 built, `openvino` one of OpenVINO's. `auto` takes the best the machine has and says why in `reason`.

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from model.config import MergeConfig, ModelConfig
 from model.errors import ConfigError
 from model.merging.frequency import low_pass_basis, rank, score_values
-from model.merging.merge import assignment_matrix, follow, merge_rotary, unmerge
+from model.merging.matching import assignment_matrix, follow, merge_rotary, unmerge
 from model.merging.schedule import token_schedule
 from model.merging.strategies import STRATEGIES, First, Strategy, View
 from model.precision import in_full

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
-from service.observe.timing import Stages
+from service.observe.stage_times import Stages
 
 SCOPE_KEY = "freqmerge.exchange"
 

@@ -25,9 +25,9 @@ from prometheus_client.registry import Collector
 
 from service.batching.batcher import Batcher, Outcome
 from service.errors import documented
-from service.observe.timing import STAGES
+from service.observe.stage_times import STAGES
+from service.pictures.decode_pool import DecodeWorkers
 from service.pictures.kills import KILLS
-from service.pictures.workers import DecodeWorkers
 from service.store.image_store import ImageStore
 
 log = logging.getLogger(__name__)

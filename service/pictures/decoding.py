@@ -4,7 +4,7 @@ Checks run cheapest first: the first bytes against an allow-list, the file's str
 against the limits, and only then the pixels. Everything here is blocking and belongs on a worker thread; Pillow
 releases the interpreter lock while it decodes. No state of Pillow is changed.
 
-What may take long is not decoded here but by a process that can be ended (`service.pictures.workers`).
+What may take long is not decoded here but by a process that can be ended (`service.pictures.decode_pool`).
 
 `model.images.pictures` says what a decoded picture is, because training decodes its pictures in the same way.
 """
@@ -25,7 +25,7 @@ from model.images import pictures
 from model.images.formats.essence import Essence, Excessive
 from model.images.prepare import prepare_image
 from service.errors import EmptyBody, TooCostly, TooLarge, Undecodable, UnsupportedFormat
-from service.pictures.budget import ByteBudget
+from service.pictures.memory_budget import ByteBudget
 
 FORMATS = pictures.FORMATS
 
@@ -66,7 +66,7 @@ class Picture:
     warnings: tuple[str, ...] = ()
 
 
-class Limits(NamedTuple):
+class PictureLimits(NamedTuple):
     """Pixels of a JPEG, which is decoded smaller, pixels of any other format, and pixels of a side."""
 
     max_pixels: int
@@ -74,7 +74,7 @@ class Limits(NamedTuple):
     max_side: int
 
 
-Elsewhere = Callable[[Essence, str, int, Limits], Picture]
+Elsewhere = Callable[[Essence, str, int, PictureLimits], Picture]
 """What decodes a costly picture in a process: as `decode_essence`; raises `TooCostly`, too."""
 
 
@@ -100,7 +100,7 @@ def decode(
     `TooLarge`, `TooCostly` (both from the header, before any pixel is read) or `Undecodable`.
     """
     found = _accepted_format(data)
-    limits = Limits(max_pixels, min(max_pixels, max_full_pixels or max_pixels), max_side)
+    limits = PictureLimits(max_pixels, min(max_pixels, max_full_pixels or max_pixels), max_side)
     try:
         essence = pictures.examined(data, found)
     except Excessive as error:
@@ -120,7 +120,7 @@ def decode(
 
 
 def decode_essence(
-    essence: Essence, found: str, keep_side: int, limits: Limits, budget: ByteBudget | None = None
+    essence: Essence, found: str, keep_side: int, limits: PictureLimits, budget: ByteBudget | None = None
 ) -> Picture:
     """The picture of a file that was examined, decoded here; raises `TooLarge` or `Undecodable`."""
     try:
@@ -178,16 +178,16 @@ def _describe(data: bytes) -> str:
     return f"bytes that begin with {data[:8].hex(' ')}"
 
 
-def _check_size(width: int, height: int, found: str, limits: Limits) -> None:
+def _check_size(width: int, height: int, found: str, limits: PictureLimits) -> None:
     if width * height > _most_pixels(found, limits) or max(width, height) > limits.max_side:
         raise TooLarge(_too_large(found, limits, f"{width} x {height}, {width * height:,} pixels"))
 
 
-def _most_pixels(found: str, limits: Limits) -> int:
+def _most_pixels(found: str, limits: PictureLimits) -> int:
     return limits.max_pixels if found == "JPEG" else limits.max_full_pixels
 
 
-def _too_large(found: str, limits: Limits, announced: str) -> str:
+def _too_large(found: str, limits: PictureLimits, announced: str) -> str:
     most = _most_pixels(found, limits)
     larger = f" (a JPEG may have {limits.max_pixels:,})" if most < limits.max_pixels else ""
     return (

@@ -1,6 +1,6 @@
 """Pictures of the frequency score and of the merged tokens. Pure: a picture and arrays in, a picture out.
 
-The network sees only the centred square of a picture (`model.images.preprocess.center_square`), so the grid of
+The network sees only the centred square of a picture (`model.images.prepare.center_square`), so the grid of
 patches covers that square. What the square cuts off is drawn dimmed and without colour: it played no part.
 The same is done to patches that a pruning strategy dropped.
 """

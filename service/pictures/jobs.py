@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.images.pictures import network_side
-from service.pictures.budget import ByteBudget
 from service.pictures.colormaps import Colormap
+from service.pictures.decode_pool import DecodeWorkers
 from service.pictures.decoding import decode, network_input
 from service.pictures.heatmap import ImageFormat, View, encode, render
-from service.pictures.workers import DecodeWorkers
+from service.pictures.memory_budget import ByteBudget
 from service.settings import Settings
 from service.store.image_store import StoredImage
 

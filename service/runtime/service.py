@@ -17,8 +17,8 @@ from service.batching.batcher import Batcher
 from service.batching.waiting import Limits
 from service.errors import NotReady, RequestError, StartupError
 from service.observe.metrics import Metrics
-from service.pictures.budget import BodyBudget, ByteBudget
-from service.pictures.workers import DecodeWorkers
+from service.pictures.decode_pool import DecodeWorkers
+from service.pictures.memory_budget import BodyBudget, ByteBudget
 from service.runtime import card, readiness
 from service.runtime.engine_thread import EngineThread
 from service.runtime.loading import ModelLoader, ServedModel

@@ -11,7 +11,7 @@ from service.app import create_app
 from service.errors import documented
 from service.explain import default, expectation
 from service.observe.metrics import metric_names
-from service.observe.timing import STAGES
+from service.observe.stage_times import STAGES
 from service.pictures.colormaps import COLORMAPS
 from service.pictures.heatmap import HeatmapFormat, View
 from service.settings import PREFIX, Settings

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from model.merging.merge import match
+from model.merging.matching import match
 from model.merging.strategies.view import View
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from model.merging.frequency import channel_energy, normalise
-from model.merging.merge import weighted_merge
+from model.merging.matching import weighted_merge
 from model.merging.strategies.lfgm import lfgm
 from model.merging.strategies.strategy import summed_size
 from model.merging.strategies.view import View

@@ -9,7 +9,7 @@ from typing import Literal
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from model.merging.merge import match, penalised_similarity, weighted_merge
+from model.merging.matching import match, penalised_similarity, weighted_merge
 from model.merging.strategies.view import View
 
 Score = Callable[[View], Float[Tensor, "batch tokens"] | None]
@@ -54,7 +54,7 @@ class Strategy:
     assign: Assign = merge_similar
     """The new token that every old one joins, given the score and how many are kept; -1 drops a token."""
     combine: Combine = size_weighted_mean
-    """New tokens and their sizes, given the one-hot assignment of `model.merging.merge.assignment_matrix`."""
+    """New tokens and their sizes, given the one-hot assignment of `model.merging.matching.assignment_matrix`."""
     weighs_size: bool = True
     """Whether later attention and pooling weigh a token by its size (proportional attention)."""
     needs_attention: bool = False

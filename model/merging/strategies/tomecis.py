@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from model.merging.merge import weighted_merge
+from model.merging.matching import weighted_merge
 from model.merging.strategies.strategy import summed_size
 from model.merging.strategies.view import View, asked
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from model.config import MergeConfig
 from model.merging.frequency import score_values
-from model.merging.merge import pool_over_patches, unmerge
+from model.merging.matching import pool_over_patches, unmerge
 
 
 class First(NamedTuple):

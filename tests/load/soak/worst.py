@@ -10,8 +10,8 @@ from random import Random
 from typing import Any, NamedTuple
 
 from service.errors import RequestError
+from service.pictures.decode_pool import DecodeWorkers
 from service.pictures.decoding import decode
-from service.pictures.workers import DecodeWorkers
 from tests.support.costly import COSTLY, MIB
 from tests.support.hostile import seedlings
 

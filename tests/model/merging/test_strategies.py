@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from model.config import Scoring
 from model.merging.frequency import low_pass_basis, rank, score_values
-from model.merging.merge import assignment_matrix, penalised_similarity
+from model.merging.matching import assignment_matrix, penalised_similarity
 from model.merging.strategies import STRATEGIES, First, View
 from model.merging.strategies.controls import sobel_energy
 from model.merging.strategies.pitome import energy, margin

@@ -12,7 +12,7 @@ from model import FreqMergeViT, ModelConfig, build, load_checkpoint, merge_token
 from model.config import MergeConfig
 from model.errors import BackboneError, ConfigError
 from model.merging.frequency import low_pass_basis
-from model.merging.merge import merge_rotary
+from model.merging.matching import merge_rotary
 from model.merging.schedule import default_layers, merged_per_block
 from tests.model.tiny import images
 

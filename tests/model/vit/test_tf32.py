@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from model import load_checkpoint
 from model.engines.classifier import classifier_of
 from model.manifest import default_checkpoint_path
-from model.merging.merge import follow
+from model.merging.matching import follow
 from tests.support.paths import ROOT
 
 aten = torch.ops.aten

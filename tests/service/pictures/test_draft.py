@@ -19,7 +19,7 @@ from model.images.prepare import prepare_image
 from model.manifest import default_checkpoint_path
 from service.api.predictions import probabilities
 from service.pictures import decoding
-from service.pictures.budget import ByteBudget
+from service.pictures.memory_budget import ByteBudget
 from tests.service.conftest import DEADLINE_S
 from tests.support import paths
 

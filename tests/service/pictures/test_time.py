@@ -18,7 +18,7 @@ from model.images import pictures
 from model.images.formats.essence import MAX_PARTS, orientation_of
 from service.errors import ClientGone, RequestError, TooCostly, TooLarge, Undecodable
 from service.pictures import decoding
-from service.pictures.workers import DecodeWorkers
+from service.pictures.decode_pool import DecodeWorkers
 from tests.service.conftest import DEADLINE_S
 from tests.support.costly import COSTLY, many_scans, noisy_jpeg, paeth, segments
 from tests.support.hostile import saved
@@ -74,7 +74,7 @@ def test_a_worker_gives_the_same_picture_as_a_thread(workers: DecodeWorkers) -> 
     exif[0x0112] = 6
     data = noisy_jpeg(300, 200, exif=exif)[:-2]
     essence = pictures.examined(data, "JPEG")
-    limits = decoding.Limits(10**8, 10**8, 10_000)
+    limits = decoding.PictureLimits(10**8, 10**8, 10_000)
     here = decoding.decode_essence(essence, "JPEG", 448, limits)
     there = elsewhere(workers)(essence, "JPEG", 448, limits)
     assert (np.asarray(here.image) == np.asarray(there.image)).all()
@@ -85,7 +85,7 @@ def test_a_worker_gives_the_same_picture_as_a_thread(workers: DecodeWorkers) -> 
 def test_the_kernel_ends_a_picture_that_takes_its_time_and_the_next_one_is_decoded() -> None:
     workers = DecodeWorkers(1, 0.05, 1 << 30)
     essence = pictures.examined(paeth(3000), "PNG")
-    limits = decoding.Limits(10**8, 10**8, 10_000)
+    limits = decoding.PictureLimits(10**8, 10**8, 10_000)
     small = pictures.examined(saved(Image.new("RGB", (8, 8), "red"), "PNG"), "PNG")
     try:
         with pytest.raises(TooCostly, match=r"decoded within 0\.05 s of a core, found one that takes longer"):
@@ -101,7 +101,7 @@ def test_a_picture_that_nobody_wants_any_more_is_ended_and_the_process_goes_on()
     workers = DecodeWorkers(1, 60, 1 << 30)
     asked = threading.Event()
     small = pictures.examined(saved(Image.new("RGB", (8, 8), "red"), "PNG"), "PNG")
-    limits = decoding.Limits(10**9, 10**9, 100_000)
+    limits = decoding.PictureLimits(10**9, 10**9, 100_000)
     costly = pictures.examined(paeth(4000), "PNG")
 
     def wanted() -> bool:
@@ -126,7 +126,7 @@ def test_a_picture_that_nobody_wants_any_more_is_ended_and_the_process_goes_on()
 def test_a_process_that_died_is_replaced() -> None:
     workers = DecodeWorkers(1, 5, 1 << 30)
     small = pictures.examined(saved(Image.new("RGB", (8, 8), "red"), "PNG"), "PNG")
-    limits = decoding.Limits(10**8, 10**8, 10_000)
+    limits = decoding.PictureLimits(10**8, 10**8, 10_000)
     try:
         elsewhere(workers)(small, "PNG", 448, limits)
         workers._free.queue[0]._process.kill()
@@ -185,7 +185,7 @@ def test_examining_any_bytes_raises_nothing_but_damage(format: str, noise: bytes
 
 
 def test_every_error_of_a_worker_is_one_of_the_refusals_of_a_thread(workers: DecodeWorkers) -> None:
-    limits = decoding.Limits(100, 100, 10_000)
+    limits = decoding.PictureLimits(100, 100, 10_000)
     essence = pictures.examined(saved(Image.new("RGB", (16, 16), "red"), "PNG"), "PNG")
     with pytest.raises(TooLarge, match="at most 100 pixels"):
         elsewhere(workers)(essence, "PNG", 448, limits)

@@ -1,4 +1,4 @@
-"""The process that decodes costly pictures, one after another: `python -m service.pictures.worker`.
+"""The process that decodes costly pictures, one after another: `python -m service.pictures.decode_process`.
 
 It reads questions from its standard input and answers on its standard output, see `workers`. Each picture is decoded in
 a fork of it, which costs a few milliseconds where a new interpreter costs a second, and leaves nothing behind. The
@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, NoReturn
 
 from model.images.formats.essence import Essence
 from service.errors import RequestError
-from service.pictures.decoding import Limits, decode_essence
+from service.pictures.decoding import PictureLimits, decode_essence
 
 LENGTH = struct.Struct(">I")
 STOP = signal.SIGUSR1
@@ -55,7 +55,7 @@ def _exactly(stream: BinaryIO, size: int) -> bytes:
 def _answer(head: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
     essence = Essence(data, head["width"], head["height"], 0.0, head["orientation"])
     try:
-        picture = decode_essence(essence, head["format"], head["keep_side"], Limits(*head["limits"]))
+        picture = decode_essence(essence, head["format"], head["keep_side"], PictureLimits(*head["limits"]))
     except RequestError as error:
         return {"error": error.reason, "detail": error.detail}, b""
     except MemoryError:

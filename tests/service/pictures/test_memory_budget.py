@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from service.pictures.budget import ByteBudget
+from service.pictures.memory_budget import ByteBudget
 from tests.service.conftest import DEADLINE_S
 
 

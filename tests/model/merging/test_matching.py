@@ -2,7 +2,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.merging.merge import (
+from model.merging.matching import (
     assignment_matrix,
     follow,
     match,

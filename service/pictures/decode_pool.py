@@ -25,9 +25,9 @@ from PIL import Image
 
 from model.images.formats.essence import Essence
 from service.errors import ClientGone, InternalError, NotReady, RequestError, TooCostly, TooLarge, Undecodable
-from service.pictures.decoding import Limits, Picture
+from service.pictures.decode_process import STOP, read, write
+from service.pictures.decoding import Picture, PictureLimits
 from service.pictures.kills import Kill
-from service.pictures.worker import STOP, read, write
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class _Process:
     """One worker process, which starts while others do something else."""
 
     def __init__(self) -> None:
-        command = [sys.executable, "-m", "service.pictures.worker"]
+        command = [sys.executable, "-m", "service.pictures.decode_process"]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._questions, self._answers = cast(BinaryIO, self._process.stdin), cast(BinaryIO, self._process.stdout)
         self._started = False
@@ -139,7 +139,7 @@ class DecodeWorkers:
             self._free.put(None)
 
     def decode(
-        self, essence: Essence, found: str, keep_side: int, limits: Limits, wanted: Callable[[], bool]
+        self, essence: Essence, found: str, keep_side: int, limits: PictureLimits, wanted: Callable[[], bool]
     ) -> Picture:
         """The picture, decoded by a process; `wanted` is asked meanwhile, and the process ended once it says no.
 
