@@ -175,6 +175,8 @@ def _loaded(image: ImageFile, essence: Essence) -> tuple[Image.Image, tuple[str,
         return _ended(essence, width)
     if image.format == "PNG":
         return png.with_transparency(image, essence.data), ()
+    if image.format == "JPEG" and jpeg.unfinished(essence.data):  # libjpeg does not miss the end where all rows came
+        return image, (_cut_off(0.0),)
     return image, ()
 
 
@@ -182,12 +184,14 @@ def _ended(essence: Essence, width: int) -> tuple[Image.Image, tuple[str, ...]]:
     shown, missing = jpeg.finished(essence.data, max(1, round(essence.width / width)))
     if missing > jpeg.MAX_MISSING:
         raise OSError(f"the file is cut off, {missing:.0%} of the picture is missing")
-    lost = (
-        f"the last {missing:.1%} of the picture is grey"
-        if missing
-        else "its end marker or its last details are missing"
-    )
-    return shown, (f"the file is cut off; {lost}",)
+    return shown, (_cut_off(missing),)
+
+
+def _cut_off(missing: float) -> str:
+    """A warning of a file that ends early, and of the share of the picture that it lacks."""
+    if missing:
+        return f"the file is cut off; the last {missing:.1%} of the picture is grey"
+    return "the file is cut off; its end marker or its last details are missing"
 
 
 def reduction(width: int, height: int, keep_side: int) -> int:

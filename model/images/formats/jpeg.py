@@ -166,7 +166,7 @@ def _segments_from(data: bytes, start: int, parts: int = 0) -> list[tuple[int, b
 
 def unfinished(data: bytes) -> bool:
     """Whether the end marker is missing after the last scan began."""
-    return data.rfind(END) < data.rfind(b"\xff\xda")
+    return not data.endswith(END) and data.rfind(END) < data.rfind(b"\xff\xda")
 
 
 def finished(data: bytes, scale: int) -> tuple[Image.Image, float]:

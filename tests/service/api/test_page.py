@@ -10,6 +10,7 @@ import json
 import subprocess
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -374,7 +375,8 @@ def test_views_are_drawn_where_no_picture_is_kept_and_after_it_was_forgotten(bro
     with opened(browser, shared) as watched:
         choose(watched.page, picture(7))
         shown(watched.page)
-        asyncio.run(shared.service.store.close())
+        with ThreadPoolExecutor(1) as other:  # this thread has the event loop of the browser
+            other.submit(asyncio.run, shared.service.store.close()).result()
         watched.page.click("label[for=view-merged]")
         shown(watched.page)
         expect(watched.page.locator("#problem")).to_be_hidden()

@@ -23,7 +23,7 @@ def test_a_broken_gpu_costs_its_own_sample_and_no_other_metric(monkeypatch: pyte
     engine = FakeEngine()
     engine.device = "cuda:0"
     service = Service(Settings(), loader(engine))
-    service.model = served(engine)
+    service.engine.model = served(engine)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2, 5))
     assert [sample.value for sample in families(service)["freqmerge_gpu_memory_bytes"]] == [3, 2]
     monkeypatch.setattr(torch.cuda, "mem_get_info", broken)
