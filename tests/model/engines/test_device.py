@@ -74,10 +74,10 @@ def test_the_processors_are_those_of_the_container_not_of_the_host(tmp_path, mon
 def test_inductor_compiles_in_as_many_processes_as_the_container_has_processors(checkpoint, monkeypatch):
     from torch._inductor import config
 
-    monkeypatch.setattr(config, "compile_threads", 32)
     monkeypatch.setattr("model.engines.torch_engine.usable_cpus", lambda: 3)
-    create_engine(checkpoint, "inductor", "cpu")
-    assert config.compile_threads == 3
+    with config.patch(compile_threads=32):
+        create_engine(checkpoint, "inductor", "cpu")
+        assert config.compile_threads == 3
 
 
 def test_on_cuda_eager_runs_on_the_device_that_was_asked_for(checkpoint, monkeypatch):
