@@ -22,6 +22,7 @@ import httpx
 import pytest
 from PIL import Image
 
+from model.checkpoint import read_manifest
 from tests.support import standin
 from tests.support.paths import DOCS
 from tests.support.process import PATIENCE_S, ROOT, Process
@@ -231,11 +232,17 @@ def test_the_example_answer_is_what_the_service_gives(answer: dict[str, Any]) ->
 
 
 def test_a_model_is_built_by_name_as_the_guide_says(tmp_path: Path) -> None:
-    _, code = blocks(MODELS, "python")
+    _, _, code = blocks(MODELS, "python")
     *_, arrows = re.findall(r"\d+(?: → \d+)+", code)
     shapes, schedule = run([sys.executable, "-c", code], tmp_path).output.splitlines()
     assert re.findall(r"\[(.*?)\]", shapes) == ["2, 100", "2, 196", "2, 196"]
     assert list(dict.fromkeys(re.findall(r"\d+", schedule))) == arrows.split(" → ")
+
+
+def test_an_own_model_is_saved_as_the_guide_says(tmp_path: Path) -> None:
+    run([sys.executable, "-c", blocks(MODELS, "python")[1]], tmp_path)
+    manifest = read_manifest(tmp_path / "pets.safetensors")
+    assert (manifest.class_names, manifest.superclasses) == (("cat", "dog"), ())
 
 
 def test_tokens_of_an_own_model_are_merged_as_the_readme_and_the_guide_say(tmp_path: Path) -> None:
