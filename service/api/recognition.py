@@ -142,7 +142,7 @@ class _Decoding:
             except Costly:
                 self._service.costly_pool.submit(partial(self._decode_elsewhere, index, slot, upload))
                 continue
-            except Exception as error:
+            except Exception as error:  # whatever it is, the caller has to hear of it
                 self.ended = time.perf_counter()
                 self._batcher.fail(slot, error)
                 continue
@@ -159,7 +159,7 @@ class _Decoding:
             return
         try:
             pixels = self._decode(index, upload, **jobs.by(self._service.workers, lambda: slot.wanted))
-        except Exception as error:
+        except Exception as error:  # whatever it is, the caller has to hear of it
             self.ended = time.perf_counter()
             self._batcher.fail(slot, error)
         else:
