@@ -32,6 +32,9 @@ class TrainConfig(Frozen):
     )
     freqmerge: bool = Field(True, description="merge tokens while training; --no_freqmerge trains the plain ViT")
     epochs: int = Field(20, ge=1, description="passes over the training images")
+    epoch_images: int | None = Field(
+        None, ge=1, description="training images of one epoch, drawn anew for each; none takes all of them"
+    )
     batch_size: int = Field(32, ge=1, description="images per step, of each process where several train together")
     lr: float = Field(3e-4, gt=0, description="peak learning rate; not scaled with the number of processes")
     min_lr: float = Field(1e-6, ge=0, description="learning rate at the end of the schedule")

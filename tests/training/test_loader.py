@@ -32,6 +32,25 @@ def test_an_epoch_takes_every_image_once_but_for_those_that_fill_no_batch():
     assert all(torch.equal(batch.pixels, images.take(batch.labels).pixels) for batch in batches)
 
 
+def test_a_short_epoch_takes_other_images_each_time_and_none_twice():
+    config = TrainConfig(batch_size=5, epoch_images=12)
+    first, second = (torch.cat([batch.labels for batch in made(config, epoch)]).tolist() for epoch in (0, 1))
+    assert len(set(first)) == len(set(second)) == 10, "two whole batches of five"
+    assert set(first) != set(second)
+
+
+@pytest.mark.parametrize(
+    ("epoch_images", "message"),
+    [
+        (31, "epoch_images: expected at most the 30 training images, found 31"),
+        (7, "batch_size: expected at most 7, because epoch_images is 7, found 8"),
+    ],
+)
+def test_an_epoch_of_more_images_than_there_are_or_of_no_whole_batch_is_refused(epoch_images, message):
+    with pytest.raises(DataError, match=message):
+        made(TrainConfig(batch_size=8, epoch_images=epoch_images))
+
+
 def test_the_order_is_the_seeds_and_another_one_each_epoch():
     def order(seed, epoch):
         return [batch.labels.tolist() for batch in made(TrainConfig(batch_size=8, seed=seed), epoch)]

@@ -25,8 +25,9 @@ class Loader:
     def __init__(self, images: Images, config: TrainConfig, preprocess: Preprocess, device: torch.device) -> None:
         self.config, self.device = config, device
         self.batch = config.batch_size * distributed.size()
-        self.steps = len(images) // self.batch
-        _check_count(len(images), config.batch_size)
+        taken = len(images) if config.epoch_images is None else config.epoch_images
+        self.steps = taken // self.batch
+        _check_count(len(images), config)
         self.pictures = (
             randaugment.RandAugmented(images.pixels, config.rand_augment, preprocess) if config.rand_augment else None
         )
@@ -58,11 +59,14 @@ class Loader:
             yield Images(pixels, self.images.labels[rows.to(self.device)])
 
 
-def _check_count(images: int, batch_size: int) -> None:
-    processes = distributed.size()
-    if images < batch_size * processes:
+def _check_count(images: int, config: TrainConfig) -> None:
+    processes, taken = distributed.size(), config.epoch_images
+    if taken is not None and taken > images:
+        raise DataError(f"epoch_images: expected at most the {images} training images, found {taken}")
+    taken = images if taken is None else taken
+    if taken < config.batch_size * processes:
         together = f" in each of {processes} processes" if processes > 1 else ""
+        cause = f"there are {images} training images" if config.epoch_images is None else f"epoch_images is {taken}"
         raise DataError(
-            f"batch_size: expected at most {images // processes}{together}, because there are {images} training "
-            f"images, found {batch_size}"
+            f"batch_size: expected at most {taken // processes}{together}, because {cause}, found {config.batch_size}"
         )
