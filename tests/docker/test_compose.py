@@ -63,13 +63,14 @@ def test_plain_up_reserves_a_gpu_and_the_cpu_file_takes_exactly_that_back(servic
 
 def test_every_service_of_a_host_with_several_gpus_has_one_of_its_own(services: dict[str, Any]) -> None:
     several = compose("docker/compose.gpus.yml")["services"]
+    del several["prometheus"]
     reserved = [service["deploy"]["resources"]["reservations"]["devices"] for service in several.values()]
     assert reserved == [
         [{"driver": "nvidia", "device_ids": [str(number)], "capabilities": ["gpu"]}] for number in range(len(several))
     ]
     assert len(several) == 2
     added = several["freqmerge-1"]
-    assert (DOCKER / added["extends"]["file"]).resolve() == ROOT / "docker-compose.yml"
+    assert added["extends"]["file"] == "docker-compose.yml", "a path starts at the folder of the first file"
     assert added["extends"]["service"] in services
     assert added["ports"] == ["${PORT_1:-8001}:8000"] != services["freqmerge"]["ports"]
 
@@ -195,6 +196,21 @@ def test_prometheus_scrapes_the_port_that_the_service_listens_on(services: dict[
     assert job["static_configs"] == [{"targets": ["freqmerge:8000"]}]
     assert services["freqmerge"]["environment"]["FREQMERGE_PORT"] == "8000"
     assert services["freqmerge"]["ports"] == ["${PORT:-8000}:8000"]
+
+
+def test_prometheus_scrapes_every_service_of_a_host_with_several_gpus(services: dict[str, Any]) -> None:
+    several = compose("docker/compose.gpus.yml")["services"]
+    [mounted] = several.pop("prometheus")["volumes"]
+    source, place, mode = mounted.split(":")
+    assert mode == "ro"
+    [job] = settings("prometheus.yml")["scrape_configs"]
+    [wanted] = [pattern for found in job["file_sd_configs"] for pattern in found["files"]]
+    assert Path(place).match(wanted)
+    assert place.startswith("/etc/prometheus/targets/"), "a relative pattern starts at the folder of prometheus.yml"
+    assert "./docker/prometheus.yml:/etc/prometheus/prometheus.yml:ro" in services["prometheus"]["volumes"]
+    added = yaml.safe_load((ROOT / source).read_text(encoding="utf-8"))
+    targets = [target for group in (*job["static_configs"], *added) for target in group["targets"]]
+    assert targets == [f"{name}:8000" for name in several]
 
 
 def test_grafana_finds_prometheus_and_the_dashboard(services: dict[str, Any]) -> None:

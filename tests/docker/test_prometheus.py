@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -68,6 +69,21 @@ def test_a_gpu_panel_is_a_query_that_prometheus_understands(prometheus: httpx.Cl
 
 def test_the_choice_of_processes_lists_the_one_that_runs(service: str, prometheus: httpx.Client) -> None:
     assert data(prometheus, "/label/instance/values", **{"match[]": 'freqmerge_ready{job="freqmerge"}'}) == [service]
+
+
+def test_services_of_a_file_of_targets_are_scraped_beside_the_first(service: str, tmp_path: Path) -> None:
+    (tmp_path / "targets").mkdir()
+    with serving(create_app(Settings(), loader(FakeEngine()))) as url:
+        other = url.removeprefix("http://")
+        told = (DOCKER / "targets/gpus.yml").read_text(encoding="utf-8")
+        (tmp_path / "targets/gpus.yml").write_text(told.replace("freqmerge-1:8000", other), encoding="utf-8")
+        with prometheus_on(service, tmp_path) as prometheus:
+            deadline = time.monotonic() + PATIENCE_S
+            ready: dict[str, str] = {}
+            while len(ready) < 2 and time.monotonic() < deadline:
+                found = data(prometheus, "/query", query='freqmerge_ready{job="freqmerge"}')["result"]
+                ready = {one["metric"]["instance"]: one["value"][1] for one in found}
+    assert ready == {service: "1", other: "1"}
 
 
 def test_prometheus_evaluates_every_rule_and_a_healthy_service_raises_none(prometheus: httpx.Client) -> None:

@@ -5,6 +5,8 @@ from model.engines import agreement
 from model.engines.choice import create_engine
 from model.engines.engine import EngineOutput
 from model.errors import EngineError
+from tests.model.engines.rounding import closest_of_the_four, rounding
+from tests.model.sample_parts import crops
 
 
 class Otherwise:
@@ -67,6 +69,18 @@ def test_an_engine_that_answers_as_eager_but_for_rounding_passes(eager):
 def test_an_engine_that_answers_otherwise_is_refused(eager, change, words):
     with pytest.raises(EngineError, match=f"expected the answers of eager in a batch of 8, found .*{words}"):
         agreement.check(Otherwise(eager, change), eager, (8,))
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_what_half_precision_costs_is_a_third_of_what_is_allowed_at_most(precision):
+    told, allowed = rounding(crops(32), precision), agreement.TOLERANCES[precision]
+    assert 0 < told.median < allowed.logits / 3
+    assert told.worst < agreement.WORST / 3
+    assert 0 < told.score < allowed.score / 3
+
+
+def test_the_answer_for_another_picture_is_farther_off_than_any_rounding_may_be():
+    assert agreement.WORST < 0.8 < closest_of_the_four()
 
 
 def test_the_pictures_are_the_same_at_every_call_and_unlike_each_other():

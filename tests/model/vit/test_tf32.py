@@ -1,16 +1,14 @@
 """What TF32 would do on a GPU, simulated: why the engines switch it off."""
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from model import load_checkpoint
 from model.engines.classifier import classifier_of
 from model.manifest import default_checkpoint_path
 from model.merging.matching import follow
-from tests.support.paths import ROOT
+from tests.model.sample_parts import crops
 
 aten = torch.ops.aten
 PRODUCTS = {aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default, aten.convolution.default}
@@ -31,16 +29,6 @@ class TF32(TorchDispatchMode):
         if func in PRODUCTS:
             args = tuple(cut(part) for part in args)
         return func(*args, **(kwargs or {}))
-
-
-def crops(side):
-    """Sixteen parts of each sample picture."""
-    found = []
-    for path in sorted((ROOT / "service/samples").glob("*.jpg")):
-        with Image.open(path) as picture:
-            small = np.asarray(picture.convert("RGB").resize((4 * side, 4 * side)))
-        found.append(small.reshape(4, side, 4, side, 3).transpose(0, 2, 4, 1, 3).reshape(16, 3, side, side))
-    return np.concatenate(found)
 
 
 def source_maps(simulated):
