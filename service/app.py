@@ -40,8 +40,12 @@ CORS: dict[str, Any] = {
         "Inference-Header-Content-Length",
         "X-API-Key",
         "X-Request-ID",
+        "baggage",
+        "traceparent",
+        "tracestate",
         deadline.HEADER,
     ),
+    "allow_private_network": True,
     "expose_headers": (
         "Inference-Header-Content-Length",
         "Retry-After",

@@ -50,7 +50,14 @@ def _fault(item: Any, fields: Mapping[str, FieldInfo], prefix: str) -> str:
     if field is None:
         return f"{name} is not a setting; docs/reference/configuration.md lists them all"
     found = f"{prefix}{name.upper()}={'(hidden)' if _secret(field) else item['input']}"
-    return f"{found} is not valid: expected {expectation(field)} ({field.description}; default {default(field)})"
+    expected = f"expected {expectation(field)} ({field.description}; default {default(field)})"
+    return f"{found} is not valid: {_reason(item, field) or expected}"
+
+
+def _reason(item: Any, field: FieldInfo) -> str | None:
+    """What a validator of ours has said of the value, unless the value is a secret."""
+    ours = item["type"] == "value_error" and not _secret(field)
+    return str(item["msg"]).removeprefix("Value error, ") if ours else None
 
 
 def _kinds(field: FieldInfo) -> set[Any]:

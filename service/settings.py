@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service import origins
 from service.errors import SettingsError
 from service.explain import explain, explain_unknown
 
@@ -116,7 +117,6 @@ class Settings(BaseSettings):
     )
     cors_origins: str | None = Field(
         None,
-        pattern=r"^ *(\*|https?://[^/,\s]+)( *, *(\*|https?://[^/,\s]+))* *$",
         description="origins of web pages that may call the service, such as https://shop.example, separated by "
         "commas; * is any",
     )
@@ -229,6 +229,13 @@ class Settings(BaseSettings):
     def _lower_case(cls, value: Any) -> Any:
         return value.strip().lower() if isinstance(value, str) else value
 
+    @field_validator("cors_origins")
+    @classmethod
+    def _could_come_from_a_browser(cls, value: str | None) -> str | None:
+        if value is not None and (faults := [found for origin in _listed(value) if (found := origins.fault(origin))]):
+            raise ValueError(f"expected origins that a browser sends, found {'; found '.join(faults)}")
+        return value
+
     @field_validator("store_url")
     @classmethod
     def _names_a_redis(cls, value: SecretStr | None) -> SecretStr | None:
@@ -278,7 +285,7 @@ class Settings(BaseSettings):
     @property
     def allowed_origins(self) -> list[str]:
         """Origins of `cors_origins`, none if it is unset."""
-        return [origin.strip() for origin in (self.cors_origins or "").split(",") if origin.strip()]
+        return [] if self.cors_origins is None else _listed(self.cors_origins)
 
     @property
     def config_overrides(self) -> dict[str, float]:
@@ -299,6 +306,11 @@ def read_settings(**overrides: Any) -> Settings:
         return Settings(**{name: value for name, value in overrides.items() if value is not None})
     except ValidationError as error:
         raise SettingsError(explain(error, Settings.model_fields, PREFIX)) from None
+
+
+def _listed(text: str) -> list[str]:
+    """The entries between commas."""
+    return [entry.strip() for entry in text.split(",")]
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
