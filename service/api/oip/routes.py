@@ -45,9 +45,16 @@ MAX_INDEX_BYTES = 4096
 
 
 def oip_router(service: Service) -> APIRouter:
-    """The routes, those of a model with and without its version; all but inference answer HEAD as well."""
+    """The routes, those of a model with and without its version; all that are asked with GET answer HEAD as well."""
     router = APIRouter(tags=[documents.TAG])
-    inference_extra = documents.INFERENCE_BODY | TIMEOUT
+    _add_server(router, service)
+    _add_model(router, service)
+    _add_inference(router, service)
+    return router
+
+
+def _add_server(router: APIRouter, service: Service) -> None:
+    """The routes about the server. They come first: the path of a model would take that of all statistics."""
 
     @router.get("/v2", responses=documents.KEY)
     @router.head("/v2", include_in_schema=False)
@@ -68,12 +75,22 @@ def oip_router(service: Service) -> APIRouter:
         service.check_ready()
         return ServerReady(ready=True)
 
-    # Before the routes of a model: a path that holds both is taken by the first.
     @router.get("/v2/models/stats", responses=documents.SERVER)
     @router.head("/v2/models/stats", include_in_schema=False)
     async def all_statistics() -> Statistics:
         """Counts and durations of the one model, from the metrics."""
         return await _statistics(service, service.loaded())
+
+    @router.post("/v2/repository/index", responses=documents.INDEX, openapi_extra=documents.INDEX_BODY)
+    async def repository_index(request: Request) -> list[IndexEntry]:
+        """The one model and whether it answers; empty if only models that answer are asked for, and it does not."""
+        entry = metadata.index_entry(service.loaded(), _obstacle(service))
+        only_ready = asks_for_ready(await _body(service, request, MAX_INDEX_BYTES))
+        return [entry] if not only_ready or not entry.reason else []
+
+
+def _add_model(router: APIRouter, service: Service) -> None:
+    """The routes about the model."""
 
     @router.get(MODEL, responses=documents.MODEL)
     @router.head(MODEL, include_in_schema=False)
@@ -123,12 +140,10 @@ def oip_router(service: Service) -> APIRouter:
         """Counts and durations of a version of the model, from the metrics."""
         return await _statistics(service, _served(service, model_name, model_version))
 
-    @router.post("/v2/repository/index", responses=documents.INDEX, openapi_extra=documents.INDEX_BODY)
-    async def repository_index(request: Request) -> list[IndexEntry]:
-        """The one model and whether it answers; empty if only models that answer are asked for, and it does not."""
-        entry = metadata.index_entry(service.loaded(), _obstacle(service))
-        only_ready = asks_for_ready(await _body(service, request, MAX_INDEX_BYTES))
-        return [entry] if not only_ready or not entry.reason else []
+
+def _add_inference(router: APIRouter, service: Service) -> None:
+    """The routes that run the model."""
+    inference_extra = documents.INFERENCE_BODY | TIMEOUT
 
     @router.post(
         f"{MODEL}/infer",
@@ -149,8 +164,6 @@ def oip_router(service: Service) -> APIRouter:
     async def infer_of_version(request: Request, model_name: str, model_version: str) -> Response:
         """As without a version: there is one."""
         return await _infer(service, request, model_name, model_version)
-
-    return router
 
 
 def _served(service: Service, name: str, version: str = metadata.VERSION) -> ServedModel:

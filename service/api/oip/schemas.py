@@ -31,7 +31,8 @@ class RequestInput(Open):
     parameters: InputParameters | None = None
     data: Any = Field(
         None,
-        description="elements, flat or nested: pictures in base64 or base64url, or numbers 0..255; not beside binary_data_size",
+        description="elements, flat or nested: pictures in base64 or base64url, or numbers 0..255; "
+        "not beside binary_data_size",
     )
 
 
