@@ -1,4 +1,4 @@
-"""Every setting of the service, and the only file that reads the environment (`FREQMERGE_*`)."""
+"""Every setting of the service, and the only file that reads the environment (`FREQMERGE_*`, and some of `OTEL_*`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service import origins
 from service.errors import SettingsError
-from service.explain import explain, explain_unknown
+from service.explain import explain, explain_unknown, variable
 
 PREFIX = "FREQMERGE_"
 
@@ -32,8 +32,11 @@ _REDIS = re.compile(
 """An address; its options are the database and those of TLS, for any other could change what is read and written."""
 
 
+_HTTP_URL = r"^https?://[^\s/?#]+(/[^\s?#]*)?$"
+
+
 class Settings(BaseSettings):
-    """Frozen settings; a field is the environment variable `FREQMERGE_<FIELD>`, unset if it is empty."""
+    """Frozen settings; a field is the environment variable `FREQMERGE_<FIELD>` or its alias, unset if it is empty."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid")
 
@@ -224,6 +227,36 @@ class Settings(BaseSettings):
         description="share of requests that leave a line in the log; failures of the service always do",
     )
 
+    # traces: OpenTelemetry's own variables, of which its library reads the rest
+    otel_exporter_otlp_endpoint: str | None = Field(
+        None,
+        validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT",
+        pattern=_HTTP_URL,
+        description="collector that takes traces over OTLP/HTTP, such as http://collector:4318; unset: none are made",
+    )
+    otel_exporter_otlp_traces_endpoint: str | None = Field(
+        None,
+        validation_alias="OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        pattern=_HTTP_URL,
+        description="the same with the whole path, such as http://collector:4318/v1/traces; wins",
+    )
+    otel_exporter_otlp_protocol: str = Field(
+        "http/protobuf",
+        validation_alias="OTEL_EXPORTER_OTLP_PROTOCOL",
+        description="how traces are sent: http/protobuf, and nothing else while an endpoint is set",
+    )
+    otel_exporter_otlp_traces_protocol: str | None = Field(
+        None, validation_alias="OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", description="the same, only for traces; wins"
+    )
+    otel_traces_exporter: str = Field(
+        "otlp",
+        validation_alias="OTEL_TRACES_EXPORTER",
+        description="otlp, or none for no traces although an endpoint is set",
+    )
+    otel_sdk_disabled: str = Field(
+        "false", validation_alias="OTEL_SDK_DISABLED", description="true makes no traces although an endpoint is set"
+    )
+
     @field_validator("engine", "precision", "device", "log_level", mode="before")
     @classmethod
     def _lower_case(cls, value: Any) -> Any:
@@ -272,6 +305,35 @@ class Settings(BaseSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _traces_can_be_sent(self) -> Settings:
+        if self.traces_url is None:
+            return self
+        if self.otel_traces_exporter.lower() != "otlp":
+            raise ValueError(
+                f"OTEL_TRACES_EXPORTER={self.otel_traces_exporter} is not valid: expected otlp, or none for no traces"
+            )
+        name, protocol = "OTEL_EXPORTER_OTLP_PROTOCOL", self.otel_exporter_otlp_protocol
+        if self.otel_exporter_otlp_traces_protocol is not None:
+            name, protocol = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", self.otel_exporter_otlp_traces_protocol
+        if protocol != "http/protobuf":
+            raise ValueError(
+                f"{name}={protocol} is not valid: expected http/protobuf, the only protocol here; set "
+                "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL=http/protobuf and OTEL_EXPORTER_OTLP_TRACES_ENDPOINT to a port "
+                "that speaks it, mostly 4318, or OTEL_TRACES_EXPORTER=none for no traces"
+            )
+        return self
+
+    @property
+    def traces_url(self) -> str | None:
+        """Where traces are sent, None where none are made."""
+        if self.otel_sdk_disabled.lower() == "true" or self.otel_traces_exporter.lower() == "none":
+            return None
+        if self.otel_exporter_otlp_traces_endpoint is not None:
+            return self.otel_exporter_otlp_traces_endpoint
+        base = self.otel_exporter_otlp_endpoint
+        return None if base is None else f"{base.rstrip('/')}/v1/traces"
+
     @property
     def keeps_images(self) -> bool:
         """Whether classified images are kept at all."""
@@ -315,7 +377,7 @@ def _listed(text: str) -> list[str]:
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
     """Names that look like settings and are none; what Kubernetes adds for Services is left out."""
-    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    known = {variable(name, field, PREFIX) for name, field in Settings.model_fields.items()}
     ours = (name for name in environment if name.upper().startswith(PREFIX) and name.upper() not in known)
     return sorted(name for name in ours if environment[name] and not _of_kubernetes(name.upper(), environment[name]))
 

@@ -80,7 +80,7 @@ async def recognise_many(
             service.pool.submit(decoding)
         ends = await _ends(request, places)
     exchange_of(request).stages.add(
-        "decode", max(decoding.ended for decoding in decodings) - min(decoding.began for decoding in decodings)
+        "decode", min(decoding.began for decoding in decodings), max(decoding.ended for decoding in decodings)
     )
     _note_stages(request, ends)
     return [
@@ -198,6 +198,10 @@ def _note_stages(request: Request, ends: Iterable[Answer | RequestError]) -> Non
     stages = exchange_of(request).stages
     answers = [end for end in ends if isinstance(end, Answer)]
     if answers:
-        stages.add("queue", max(answer.queue_s for answer in answers))
-        stages.add("copy", max(answer.copy_s for answer in answers))
-        stages.add("engine", max(answer.engine_s for answer in answers))
+        longest = max(answers, key=lambda answer: answer.queue_s)
+        stages.add("queue", longest.began - longest.queue_s, longest.began)
+        longest = max(answers, key=lambda answer: answer.copy_s)
+        stages.add("copy", longest.began, longest.began + longest.copy_s)
+        longest = max(answers, key=lambda answer: answer.engine_s)
+        started = longest.began + longest.copy_s
+        stages.add("engine", started, started + longest.engine_s)
