@@ -21,7 +21,7 @@ from service.app import create_app
 from service.errors import StartupError
 from service.observe import otel_traces
 from service.settings import Settings
-from tests.service.conftest import Running, running
+from tests.service.conftest import DEADLINE_S, Running, running
 from tests.service.http.test_server import checkpoint, spawn  # noqa: F401 - fixtures
 from tests.support.collector import Collector, attributes, collecting
 from tests.support.doubles import POISON, FakeEngine, loader, picture
