@@ -67,7 +67,7 @@ format: $(DEV_READY) ## format the code and mend what the linter can
 
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
 	--generate-hashes --no-annotate --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
-LOCK := $(COMPILE) pyproject.toml --extra service --extra training --extra redis --extra openvino
+LOCK := $(COMPILE) pyproject.toml --extra service --extra training --extra redis --extra otel --extra openvino
 BENCH_LOCK := $(COMPILE) tests/load/peers/requirements.in
 
 lock: $(BIN)/uv ## write the lock files again (UPGRADE=1 takes the newest versions)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from service.errors import StartupError
-from service.explain import default
+from service.explain import default, variable
 from service.observe import log
 from service.settings import PREFIX, Settings, read_settings, yield_idle_cores
 
@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _settings_table() -> str:
     rows = [
-        f"  {PREFIX + name.upper()} (default {default(field)})\n      {field.description}"
+        f"  {variable(name, field, PREFIX)} (default {default(field)})\n      {field.description}"
         for name, field in Settings.model_fields.items()
     ]
     return "settings, from the environment:\n" + "\n".join(rows)

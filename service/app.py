@@ -28,6 +28,8 @@ from service.http.auth import RequireKey, read_keys
 from service.http.middleware import Observe
 from service.http.prefix import Prefixed
 from service.http.problems import answer_bad_parameter, answer_http_exception, answer_refusal
+from service.observe.choice import open_traces
+from service.observe.traces import Traces
 from service.runtime.loading import ModelLoader, load_model
 from service.runtime.service import Service
 from service.settings import Settings
@@ -40,8 +42,12 @@ CORS: dict[str, Any] = {
         "Inference-Header-Content-Length",
         "X-API-Key",
         "X-Request-ID",
+        "baggage",
+        "traceparent",
+        "tracestate",
         deadline.HEADER,
     ),
+    "allow_private_network": True,
     "expose_headers": (
         "Inference-Header-Content-Length",
         "Retry-After",
@@ -63,8 +69,9 @@ def create_app(settings: Settings, load: ModelLoader = load_model, *, start_warm
     and fails with what kept it from that: for a host that counts a started app as a ready one.
     """
     service = Service(settings, load)
+    traces = open_traces(settings)
     app = FastAPI(
-        lifespan=_lifespan(service, start_warm),
+        lifespan=_lifespan(service, traces, start_warm),
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -75,7 +82,7 @@ def create_app(settings: Settings, load: ModelLoader = load_model, *, start_warm
         description=openapi.DESCRIPTION,
     )
     app.state.service = service
-    _wrap(app, service)
+    _wrap(app, service, traces)
     app.add_exception_handler(RequestError, answer_refusal)
     app.add_exception_handler(RequestValidationError, answer_bad_parameter)
     app.add_exception_handler(HTTPException, answer_http_exception)
@@ -86,7 +93,7 @@ def create_app(settings: Settings, load: ModelLoader = load_model, *, start_warm
     return app
 
 
-def _wrap(app: FastAPI, service: Service) -> None:
+def _wrap(app: FastAPI, service: Service, traces: Traces | None) -> None:
     """Puts the middleware around the app, innermost first: what the operator did not ask for costs nothing."""
     settings = service.settings
     if keys := read_keys(settings):
@@ -94,14 +101,16 @@ def _wrap(app: FastAPI, service: Service) -> None:
     if origins := settings.allowed_origins:
         # outside the keys: a browser asks for permission without one, and a page may read why it was refused
         app.add_middleware(CORSMiddleware, allow_origins=origins, **CORS)
-    app.add_middleware(Observe, service=service)
+    app.add_middleware(Observe, service=service, traces=traces)
     if settings.root_path:
         app.add_middleware(Prefixed, root_path=settings.root_path)
 
 
-def _lifespan(service: Service, start_warm: bool) -> Lifespan[FastAPI]:
+def _lifespan(service: Service, traces: Traces | None, start_warm: bool) -> Lifespan[FastAPI]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        if traces is not None:
+            traces.open()
         await service.open()
         try:
             if start_warm:
@@ -109,6 +118,8 @@ def _lifespan(service: Service, start_warm: bool) -> Lifespan[FastAPI]:
             yield
         finally:
             await service.close()
+            if traces is not None:
+                await traces.close()
 
     return lifespan
 

@@ -20,8 +20,10 @@ def explain_unknown(names: Sequence[str], fields: Mapping[str, FieldInfo], prefi
     """One paragraph on variables that are no settings, each with the one that was probably meant."""
     faults = []
     for name in names:
-        close = get_close_matches(name[len(prefix) :].lower(), fields, n=1)
-        faults.append(f"{name} is not a setting" + (f" (did you mean {prefix}{close[0].upper()}?)" if close else ""))
+        close = [
+            variable(meant, fields[meant], prefix) for meant in get_close_matches(_bare(name, prefix), fields, n=1)
+        ]
+        faults.append(f"{name} is not a setting" + (f" (did you mean {close[0]}?)" if close else ""))
     return f"cannot start: {'; '.join(faults)}; docs/reference/configuration.md lists them all"
 
 
@@ -37,6 +39,11 @@ def expectation(field: FieldInfo) -> str:
     return "a text as described" if kinds & {str, SecretStr} else f"one of {', '.join(get_args(field.annotation))}"
 
 
+def variable(name: str, field: FieldInfo, prefix: str) -> str:
+    """The environment variable of a setting: its alias, or its own name behind the prefix."""
+    return field.validation_alias if isinstance(field.validation_alias, str) else prefix + name.upper()
+
+
 def default(field: FieldInfo) -> str:
     """The default of a setting as an operator would write it."""
     return "unset" if field.default is None else str(field.default)
@@ -45,12 +52,23 @@ def default(field: FieldInfo) -> str:
 def _fault(item: Any, fields: Mapping[str, FieldInfo], prefix: str) -> str:
     if not item["loc"]:  # fields that contradict each other: the validator has said it all
         return str(item["msg"]).removeprefix("Value error, ")
-    name = str(item["loc"][0]).lower().removeprefix(prefix.lower())
+    name = _bare(str(item["loc"][0]), prefix)
     field = fields.get(name)
     if field is None:
         return f"{name} is not a setting; docs/reference/configuration.md lists them all"
-    found = f"{prefix}{name.upper()}={'(hidden)' if _secret(field) else item['input']}"
-    return f"{found} is not valid: expected {expectation(field)} ({field.description}; default {default(field)})"
+    found = f"{variable(name, field, prefix)}={'(hidden)' if _secret(field) else item['input']}"
+    expected = f"expected {expectation(field)} ({field.description}; default {default(field)})"
+    return f"{found} is not valid: {_reason(item, field) or expected}"
+
+
+def _reason(item: Any, field: FieldInfo) -> str | None:
+    """What a validator of ours has said of the value, unless the value is a secret."""
+    ours = item["type"] == "value_error" and not _secret(field)
+    return str(item["msg"]).removeprefix("Value error, ") if ours else None
+
+
+def _bare(name: str, prefix: str) -> str:
+    return name.lower().removeprefix(prefix.lower())
 
 
 def _kinds(field: FieldInfo) -> set[Any]:

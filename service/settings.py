@@ -1,4 +1,4 @@
-"""Every setting of the service, and the only file that reads the environment (`FREQMERGE_*`)."""
+"""Every setting of the service, and the only file that reads the environment (`FREQMERGE_*`, and some of `OTEL_*`)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any, Literal
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service import origins
 from service.errors import SettingsError
-from service.explain import explain, explain_unknown
+from service.explain import explain, explain_unknown, variable
 
 PREFIX = "FREQMERGE_"
 
@@ -31,8 +32,11 @@ _REDIS = re.compile(
 """An address; its options are the database and those of TLS, for any other could change what is read and written."""
 
 
+_HTTP_URL = r"^https?://[^\s/?#]+(/[^\s?#]*)?$"
+
+
 class Settings(BaseSettings):
-    """Frozen settings; a field is the environment variable `FREQMERGE_<FIELD>`, unset if it is empty."""
+    """Frozen settings; a field is the environment variable `FREQMERGE_<FIELD>` or its alias, unset if it is empty."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid")
 
@@ -116,7 +120,6 @@ class Settings(BaseSettings):
     )
     cors_origins: str | None = Field(
         None,
-        pattern=r"^ *(\*|https?://[^/,\s]+)( *, *(\*|https?://[^/,\s]+))* *$",
         description="origins of web pages that may call the service, such as https://shop.example, separated by "
         "commas; * is any",
     )
@@ -224,10 +227,47 @@ class Settings(BaseSettings):
         description="share of requests that leave a line in the log; failures of the service always do",
     )
 
+    # traces: OpenTelemetry's own variables, of which its library reads the rest
+    otel_exporter_otlp_endpoint: str | None = Field(
+        None,
+        validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT",
+        pattern=_HTTP_URL,
+        description="collector that takes traces over OTLP/HTTP, such as http://collector:4318; unset: none are made",
+    )
+    otel_exporter_otlp_traces_endpoint: str | None = Field(
+        None,
+        validation_alias="OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        pattern=_HTTP_URL,
+        description="the same with the whole path, such as http://collector:4318/v1/traces; wins",
+    )
+    otel_exporter_otlp_protocol: str = Field(
+        "http/protobuf",
+        validation_alias="OTEL_EXPORTER_OTLP_PROTOCOL",
+        description="how traces are sent: http/protobuf, and nothing else while an endpoint is set",
+    )
+    otel_exporter_otlp_traces_protocol: str | None = Field(
+        None, validation_alias="OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", description="the same, only for traces; wins"
+    )
+    otel_traces_exporter: str = Field(
+        "otlp",
+        validation_alias="OTEL_TRACES_EXPORTER",
+        description="otlp, or none for no traces although an endpoint is set",
+    )
+    otel_sdk_disabled: str = Field(
+        "false", validation_alias="OTEL_SDK_DISABLED", description="true makes no traces although an endpoint is set"
+    )
+
     @field_validator("engine", "precision", "device", "log_level", mode="before")
     @classmethod
     def _lower_case(cls, value: Any) -> Any:
         return value.strip().lower() if isinstance(value, str) else value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _could_come_from_a_browser(cls, value: str | None) -> str | None:
+        if value is not None and (faults := [found for origin in _listed(value) if (found := origins.fault(origin))]):
+            raise ValueError(f"expected origins that a browser sends, found {'; found '.join(faults)}")
+        return value
 
     @field_validator("store_url")
     @classmethod
@@ -265,6 +305,35 @@ class Settings(BaseSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _traces_can_be_sent(self) -> Settings:
+        if self.traces_url is None:
+            return self
+        if self.otel_traces_exporter.lower() != "otlp":
+            raise ValueError(
+                f"OTEL_TRACES_EXPORTER={self.otel_traces_exporter} is not valid: expected otlp, or none for no traces"
+            )
+        name, protocol = "OTEL_EXPORTER_OTLP_PROTOCOL", self.otel_exporter_otlp_protocol
+        if self.otel_exporter_otlp_traces_protocol is not None:
+            name, protocol = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", self.otel_exporter_otlp_traces_protocol
+        if protocol != "http/protobuf":
+            raise ValueError(
+                f"{name}={protocol} is not valid: expected http/protobuf, the only protocol here; set "
+                "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL=http/protobuf and OTEL_EXPORTER_OTLP_TRACES_ENDPOINT to a port "
+                "that speaks it, mostly 4318, or OTEL_TRACES_EXPORTER=none for no traces"
+            )
+        return self
+
+    @property
+    def traces_url(self) -> str | None:
+        """Where traces are sent, None where none are made."""
+        if self.otel_sdk_disabled.lower() == "true" or self.otel_traces_exporter.lower() == "none":
+            return None
+        if self.otel_exporter_otlp_traces_endpoint is not None:
+            return self.otel_exporter_otlp_traces_endpoint
+        base = self.otel_exporter_otlp_endpoint
+        return None if base is None else f"{base.rstrip('/')}/v1/traces"
+
     @property
     def keeps_images(self) -> bool:
         """Whether classified images are kept at all."""
@@ -278,7 +347,7 @@ class Settings(BaseSettings):
     @property
     def allowed_origins(self) -> list[str]:
         """Origins of `cors_origins`, none if it is unset."""
-        return [origin.strip() for origin in (self.cors_origins or "").split(",") if origin.strip()]
+        return [] if self.cors_origins is None else _listed(self.cors_origins)
 
     @property
     def config_overrides(self) -> dict[str, float]:
@@ -301,9 +370,14 @@ def read_settings(**overrides: Any) -> Settings:
         raise SettingsError(explain(error, Settings.model_fields, PREFIX)) from None
 
 
+def _listed(text: str) -> list[str]:
+    """The entries between commas."""
+    return [entry.strip() for entry in text.split(",")]
+
+
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
     """Names that look like settings and are none; what Kubernetes adds for Services is left out."""
-    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    known = {variable(name, field, PREFIX) for name, field in Settings.model_fields.items()}
     ours = (name for name in environment if name.upper().startswith(PREFIX) and name.upper() not in known)
     return sorted(name for name in ours if environment[name] and not _of_kubernetes(name.upper(), environment[name]))
 

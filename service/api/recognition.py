@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from functools import partial
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +31,9 @@ SHARE_BYTES = 1 << 18
 
 HAND_OVER_S = 0.02
 """How long a thread keeps decoded pictures of one request back, so that they reach the engine together."""
+
+
+_QUEUE_S, _COPY_S, _ENGINE_S = attrgetter("queue_s"), attrgetter("copy_s"), attrgetter("engine_s")
 
 
 class Recognised(NamedTuple):
@@ -80,7 +84,7 @@ async def recognise_many(
             service.pool.submit(decoding)
         ends = await _ends(request, places)
     exchange_of(request).stages.add(
-        "decode", max(decoding.ended for decoding in decodings) - min(decoding.began for decoding in decodings)
+        "decode", min(decoding.began for decoding in decodings), max(decoding.ended for decoding in decodings)
     )
     _note_stages(request, ends)
     return [
@@ -195,9 +199,14 @@ async def _ends(request: Request, places: Reservation) -> list[Answer | RequestE
 
 def _note_stages(request: Request, ends: Iterable[Answer | RequestError]) -> None:
     """Notes the longest time that an image spent in the queue, on its way into a batch, and in the engine."""
-    stages = exchange_of(request).stages
     answers = [end for end in ends if isinstance(end, Answer)]
-    if answers:
-        stages.add("queue", max(answer.queue_s for answer in answers))
-        stages.add("copy", max(answer.copy_s for answer in answers))
-        stages.add("engine", max(answer.engine_s for answer in answers))
+    if not answers:
+        return
+    stages = exchange_of(request).stages
+    longest = max(answers, key=_QUEUE_S)
+    stages.add("queue", longest.began - longest.queue_s, longest.began)
+    longest = max(answers, key=_COPY_S)
+    stages.add("copy", longest.began, longest.began + longest.copy_s)
+    longest = max(answers, key=_ENGINE_S)
+    started = longest.began + longest.copy_s
+    stages.add("engine", started, started + longest.engine_s)

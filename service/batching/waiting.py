@@ -27,6 +27,8 @@ class Answer(NamedTuple):
     copy_s: float
     engine_s: float
     batch_size: int
+    began: float
+    """When its batch was put together, on the batcher's clock: between waiting and copying."""
 
     @property
     def source_map(self) -> NDArray[np.int64]:

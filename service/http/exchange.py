@@ -27,6 +27,8 @@ class Exchange:
     """What its body holds of the `BodyBudget`, until the answer has left."""
     refusal: str | None = None
     """The `reason` of the error that it was answered with."""
+    trace_id: str | None = None
+    """The trace that it belongs to, once it has its answer and if it is traced."""
 
 
 def request_id(given: str | None) -> str:

@@ -53,14 +53,31 @@ def single_file(body: bytes, boundary: bytes) -> bytes:
 
 def several_files(body: bytes, boundary: bytes, most: int) -> list[Part]:
     """The parts named `file`, 1..`most` of them, in order; raises as `single_file`."""
+    fields = _count(body, boundary)
+    if fields > most + MAX_OTHER_PARTS:
+        raise _too_many(most, f"a form of {fields:,} fields")
     parts = parse(body, boundary, most + MAX_OTHER_PARTS)
     files = [part for part in parts if part.field == FIELD]
-    if 0 < len(files) <= most:
+    if len(files) > most:
+        raise _too_many(most, f"{len(files)}")
+    if files:
         _refuse_others(parts)
         return files
     raise BadForm(
         f"expected 1 to {most} form fields named {FIELD!r}, found {len(files)} (fields: {_named(parts)}); "
         f"send them as in: curl -F {FIELD}=@a.jpg -F {FIELD}=@b.jpg"
+    )
+
+
+def _count(body: bytes, boundary: bytes) -> int:
+    """The number of fields of a whole form, without parsing it: every part but the first, and the end, begin so."""
+    return _without_preamble(body, boundary).count(b"\r\n--" + boundary)
+
+
+def _too_many(most: int, found: str) -> BadForm:
+    return BadForm(
+        f"expected 1 to {most} form fields named {FIELD!r}, found {found}; max_batch_files limits the files of one "
+        f"request (limits of GET /model): send at most {most} in each"
     )
 
 

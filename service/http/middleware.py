@@ -16,6 +16,8 @@ from service.http.exchange import SCOPE_KEY, Exchange, request_id
 from service.http.problems import internal_error, problem_response
 from service.http.security import security_headers
 from service.observe import log as logs
+from service.observe.stage_times import Stages, TracedStages
+from service.observe.traces import AnsweredRequest, Traces
 from service.runtime.service import Service
 
 log = logging.getLogger(__name__)
@@ -26,12 +28,18 @@ UNMATCHED = "unmatched"
 """Route label of requests that no route took: paths that clients invent must not become label values."""
 
 
+UNTRACED = frozenset({"/live", "/ready", "/metrics", "/v2/health/live", "/v2/health/ready"})
+"""Routes that machines ask every few seconds."""
+
+
 class Observe:
     """Wraps an app; every answer leaves with a request id and stage times, and is counted."""
 
-    def __init__(self, app: ASGIApp, service: Service) -> None:
+    def __init__(self, app: ASGIApp, service: Service, traces: Traces | None = None) -> None:
         self._app = app
         self._service = service
+        self._traces = traces
+        self._stages = Stages if traces is None else TracedStages
         self._sampled = logs.Sampler(service.settings.log_sample)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -39,7 +47,7 @@ class Observe:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = Exchange(request_id(Headers(scope=scope).get("x-request-id")))
+        exchange = Exchange(request_id(Headers(scope=scope).get("x-request-id")), stages=self._stages())
         scope[SCOPE_KEY] = exchange
         outgoing = _Outgoing(send, exchange, self._service)
         self._service.metrics.in_flight += 1
@@ -68,6 +76,8 @@ class Observe:
         if exchange.refusal is not None:
             self._service.metrics.rejected(exchange.refusal)
         self._service.metrics.stages(exchange.stages.seconds)
+        if self._traces is not None and route not in UNTRACED:
+            exchange.trace_id = self._traces.record(_answered(scope, exchange, status, seconds))
         if self._sampled():
             logs.requests.info("request", extra={"fields": _line(scope, exchange, route, status, seconds)})
 
@@ -101,7 +111,27 @@ async def _no_more() -> Message:
     return {"type": "http.disconnect"}
 
 
+def _answered(scope: Scope, exchange: Exchange, status: int, seconds: float) -> AnsweredRequest:
+    headers, stages = Headers(scope=scope), exchange.stages
+    return AnsweredRequest(
+        request_id=exchange.request_id,
+        method=scope["method"],
+        path=scope["path"],
+        route=getattr(scope.get("route"), "path", None),
+        scheme=scope["scheme"],
+        http_version=scope["http_version"],
+        status=status,
+        refusal=exchange.refusal,
+        began=exchange.started,
+        ended=exchange.started + seconds,
+        stages=stages.intervals if isinstance(stages, TracedStages) else (),
+        parents=headers.getlist("traceparent"),
+        states=headers.getlist("tracestate"),
+    )
+
+
 def _line(scope: Scope, exchange: Exchange, route: str, status: int, seconds: float) -> dict[str, Any]:
+    traced = {} if exchange.trace_id is None else {"trace_id": exchange.trace_id}
     return {
         "method": scope["method"],
         "route": route,
@@ -109,4 +139,5 @@ def _line(scope: Scope, exchange: Exchange, route: str, status: int, seconds: fl
         "duration_ms": round(1000 * seconds, 3),
         "request_id": exchange.request_id,
         "stages_ms": exchange.stages.milliseconds(),
+        **traced,
     }

@@ -1,1 +1,1 @@
-"""What operators see: metrics, logs, stage times."""
+"""What operators see: metrics, logs, stage times, traces."""

@@ -7,6 +7,7 @@ disagree. Children of the rest are bound once: looking up a label costs more tha
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 from prometheus_client import (
@@ -62,6 +63,8 @@ class Metrics:
             buckets=STAGE_BUCKETS,
             registry=registry,
         )
+        self.last_batch_s = 0.0
+        """When the last batch ran, in seconds since 1970."""
         self.in_flight = 0
         """HTTP requests that have not been answered yet."""
         Gauge(
@@ -151,7 +154,8 @@ class Metrics:
             self._stage_children[stage].observe(duration)
 
     def batch(self, size: int) -> None:
-        """Observes one batch."""
+        """Observes one batch that has just run."""
+        self.last_batch_s = time.time()
         self._batch_size.observe(size)
 
     def rejected(self, reason: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from service.app import create_app
 from service.errors import documented
-from service.explain import default, expectation
+from service.explain import default, expectation, variable
 from service.observe.metrics import metric_names
 from service.observe.stage_times import STAGES
 from service.pictures.colormaps import COLORMAPS
@@ -31,12 +31,13 @@ def page(name: str) -> str:
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_every_setting_is_documented_with_its_default_and_its_range(name: str) -> None:
     field = Settings.model_fields[name]
-    row = f"| `{PREFIX}{name.upper()}` | {default(field)} | {expectation(field)} | {field.description} |"
+    row = f"| `{variable(name, field, PREFIX)}` | {default(field)} | {expectation(field)} | {field.description} |"
     assert row in page("reference/configuration.md").splitlines()
 
 
 def test_no_setting_is_documented_that_does_not_exist() -> None:
-    rows = [line for line in page("reference/configuration.md").splitlines() if line.startswith(f"| `{PREFIX}")]
+    starts = (f"| `{PREFIX}", "| `OTEL_")
+    rows = [line for line in page("reference/configuration.md").splitlines() if line.startswith(starts)]
     assert len(rows) == len(Settings.model_fields)
 
 

@@ -8,13 +8,14 @@ import pytest
 from pydantic import ValidationError
 
 from service.errors import SettingsError
+from service.explain import variable
 from service.settings import PREFIX, Settings, read_settings, yield_idle_cores
 
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in Settings.model_fields:
-        monkeypatch.delenv(PREFIX + name.upper(), raising=False)
+    for name, field in Settings.model_fields.items():
+        monkeypatch.delenv(variable(name, field, PREFIX), raising=False)
 
 
 def test_the_defaults_are_valid() -> None:
@@ -166,6 +167,59 @@ def test_what_kubernetes_adds_for_services_is_no_setting_and_no_mistake(
 ) -> None:
     monkeypatch.setenv(name, value)
     assert read_settings() == Settings()
+
+
+@pytest.mark.parametrize(
+    ("environment", "url"),
+    [
+        ({}, None),
+        ({"ENDPOINT": "http://collector:4318"}, "http://collector:4318/v1/traces"),
+        ({"ENDPOINT": "https://collector/otlp/"}, "https://collector/otlp/v1/traces"),
+        ({"TRACES_ENDPOINT": "http://other:4318/spans"}, "http://other:4318/spans"),
+        (
+            {"ENDPOINT": "http://collector:4318", "TRACES_ENDPOINT": "http://other:4318/spans"},
+            "http://other:4318/spans",
+        ),
+        ({"ENDPOINT": "http://collector:4317", "PROTOCOL": "grpc", "OTEL_TRACES_EXPORTER": "none"}, None),
+        ({"ENDPOINT": "http://collector:4318", "OTEL_SDK_DISABLED": "TRUE"}, None),
+        (
+            {"ENDPOINT": "http://c:4318", "PROTOCOL": "grpc", "TRACES_PROTOCOL": "http/protobuf"},
+            "http://c:4318/v1/traces",
+        ),
+        ({"PROTOCOL": "grpc"}, None),
+    ],
+)
+def test_traces_go_where_opentelemetrys_own_variables_say(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], url: str | None
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name if name.startswith("OTEL_") else f"OTEL_EXPORTER_OTLP_{name}", value)
+    assert read_settings().traces_url == url
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318", "expected a text as described (collector that takes traces"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "expected http/protobuf, the only protocol here; set"),
+        ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json", "expected http/protobuf, the only protocol here; set"),
+        ("OTEL_TRACES_EXPORTER", "jaeger", "expected otlp, or none for no traces"),
+    ],
+)
+def test_a_collector_that_cannot_be_told_of_traces_is_refused_at_start(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as caught:
+        read_settings()
+    assert f"{name}={value} is not valid: {words}" in str(caught.value)
+
+
+def test_a_variable_of_opentelemetry_has_no_second_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FREQMERGE_OTEL_SDK_DISABLED", "true")
+    with pytest.raises(SettingsError, match=r"SDK_DISABLED is not a setting \(did you mean OTEL_SDK_DISABLED\?\)"):
+        read_settings()
 
 
 def test_every_setting_says_what_it_is() -> None:

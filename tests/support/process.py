@@ -24,8 +24,8 @@ class Process:
     """`python -m MODULE` with these arguments and settings; the engine is the one that starts at once."""
 
     def __init__(self, *arguments: str, module: str = "service", **settings: object) -> None:
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("FREQMERGE_")}
-        chosen = {f"FREQMERGE_{name.upper()}": str(value) for name, value in settings.items()}
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("FREQMERGE_", "OTEL_"))}
+        chosen = {_variable(name): str(value) for name, value in settings.items()}
         self.started = time.monotonic()
         self.popen = subprocess.Popen(
             [*READ_ONLY, sys.executable, "-m", module, *arguments],
@@ -78,3 +78,8 @@ class Process:
         if self.popen.poll() is None:
             self.popen.kill()
         self.ended()
+
+
+def _variable(name: str) -> str:
+    """The environment variable of a setting; OpenTelemetry's own are given as they are."""
+    return name if name.startswith("OTEL_") else f"FREQMERGE_{name.upper()}"

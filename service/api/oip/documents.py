@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from service import errors
-from service.api.oip.schemas import InferenceError, InferenceRequest
+from service.api.oip.schemas import IndexRequest, InferenceError, InferenceRequest
 from service.api.openapi import Responses, titles
 
 TAG = "Open Inference Protocol"
 
-BODIES = (InferenceRequest,)
+BODIES = (InferenceRequest, IndexRequest)
 """Models of request bodies that the routes read by themselves."""
 
 _BINARY = {"type": "string", "format": "binary"}
@@ -23,7 +23,9 @@ def refusals(*kinds: type[errors.RequestError]) -> Responses:
 
 READY = refusals(errors.NotReady, errors.Draining)
 KEY = refusals(errors.Unauthorized)
-MODEL = READY | KEY | refusals(errors.UnknownModel)
+SERVER = READY | KEY
+MODEL = SERVER | refusals(errors.UnknownModel)
+INDEX = SERVER | refusals(errors.BadInference, errors.SlowBody, errors.TooLarge, errors.QueueFull)
 
 INFERENCE: Responses = {
     200: {
@@ -59,5 +61,12 @@ INFERENCE_BODY: dict[str, Any] = {
             "application/json": {"schema": {"$ref": f"#/components/schemas/{InferenceRequest.__name__}"}},
             "application/octet-stream": {"schema": _BINARY},
         },
+    }
+}
+
+INDEX_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": False,
+        "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{IndexRequest.__name__}"}}},
     }
 }

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from model._version import __version__
-from service.api.oip.schemas import ModelMetadata, ServerMetadata, TensorMetadata
+from service.api.oip.schemas import (
+    DynamicBatching,
+    IndexEntry,
+    InputConfig,
+    InstanceGroup,
+    ModelConfiguration,
+    ModelMetadata,
+    QueuePolicy,
+    ServerMetadata,
+    TensorConfig,
+    TensorMetadata,
+)
+from service.errors import RequestError
 from service.runtime.loading import ServedModel
+from service.settings import Settings
 
 IMAGE = "image"
 """Input of encoded pictures, one element each."""
@@ -16,6 +29,14 @@ PIXELS = "pixels"
 
 VERSION = "1"
 """The one version that is served: another checkpoint is another process."""
+
+SERVER = "freqmerge"
+
+EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "statistics")
+"""Those of Triton's extensions that are offered as a whole; of its model repository there is the index alone."""
+
+DATA_TYPES = {"BYTES": "TYPE_STRING", "FP32": "TYPE_FP32", "INT64": "TYPE_INT64", "UINT8": "TYPE_UINT8"}
+"""The protocol's datatypes as a model configuration names them."""
 
 
 class Tensor(NamedTuple):
@@ -28,6 +49,11 @@ class Tensor(NamedTuple):
     def described(self) -> TensorMetadata:
         """The tensor as the protocol writes it."""
         return TensorMetadata(name=self.name, datatype=self.datatype, shape=list(self.shape))
+
+    @property
+    def configured(self) -> dict[str, Any]:
+        """The tensor as a model configuration writes it: one picture's share of the shape."""
+        return {"name": self.name, "data_type": DATA_TYPES[self.datatype], "dims": list(self.shape[1:])}
 
 
 def inputs(served: ServedModel) -> tuple[Tensor, ...]:
@@ -50,7 +76,7 @@ def outputs(served: ServedModel) -> tuple[Tensor, ...]:
 
 def server_metadata() -> ServerMetadata:
     """The body of GET /v2."""
-    return ServerMetadata(name="freqmerge", version=__version__, extensions=["binary_tensor_data", "classification"])
+    return ServerMetadata(name=SERVER, version=__version__, extensions=list(EXTENSIONS))
 
 
 def model_metadata(served: ServedModel) -> ModelMetadata:
@@ -59,7 +85,37 @@ def model_metadata(served: ServedModel) -> ModelMetadata:
     return ModelMetadata(
         name=served.manifest.name,
         versions=[VERSION],
-        platform=f"freqmerge_{served.engine.kind}",
+        platform=_platform(served),
         inputs=[tensor.described().model_copy(update=optional) for tensor in inputs(served)],
         outputs=[tensor.described() for tensor in outputs(served)],
     )
+
+
+def model_configuration(served: ServedModel, settings: Settings) -> ModelConfiguration:
+    """The body of GET /v2/models/{name}/config."""
+    name, (device, _, number) = served.manifest.name, served.engine.device.partition(":")
+    gpus = [int(number or 0)] if device == "cuda" else []
+    group = InstanceGroup(name=f"{name}_0", kind="KIND_GPU" if gpus else "KIND_CPU", count=1, gpus=gpus)
+    return ModelConfiguration(
+        name=name,
+        platform=_platform(served),
+        backend=SERVER,
+        max_batch_size=settings.max_images_per_request,
+        input=[InputConfig(**tensor.configured, optional=True) for tensor in inputs(served)],
+        output=[TensorConfig(**tensor.configured) for tensor in outputs(served)],
+        instance_group=[group],
+        dynamic_batching=DynamicBatching(
+            max_queue_delay_microseconds=round(1_000_000 * settings.max_queue_delay_s),
+            default_queue_policy=QueuePolicy(max_queue_size=settings.max_queue_size),
+        ),
+    )
+
+
+def index_entry(served: ServedModel, obstacle: RequestError | None) -> IndexEntry:
+    """The model in the answer of POST /v2/repository/index; `obstacle` is what keeps it from answering."""
+    state, reason = ("READY", "") if obstacle is None else ("UNAVAILABLE", obstacle.detail)
+    return IndexEntry(name=served.manifest.name, version=VERSION, state=state, reason=reason)
+
+
+def _platform(served: ServedModel) -> str:
+    return f"{SERVER}_{served.engine.kind}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import orjson
@@ -11,12 +11,24 @@ from pydantic import ValidationError
 
 from service.api.oip import elements
 from service.api.oip.metadata import IMAGE, PIXELS, Tensor
-from service.api.oip.schemas import InferenceRequest, OutputParameters, RequestInput, RequestOutput
+from service.api.oip.schemas import (
+    IndexRequest,
+    InferenceRequest,
+    InputParameters,
+    Open,
+    OutputParameters,
+    RequestInput,
+    RequestOutput,
+    RequestParameters,
+)
 from service.errors import BadInference
 from service.http.faults import MAX_FAULTS, fault_of
 
 MAX_BRACKETS = 100_000
 """Lists and objects of a JSON part: each costs some hundred bytes of memory for the one or two that were sent."""
+
+
+Shape = TypeVar("Shape", bound=Open)
 
 
 class Contract(NamedTuple):
@@ -62,6 +74,11 @@ def parse(body: bytes, header_length: str | None, contract: Contract) -> Inferen
     return Inference(request.id, [], _levels(given, raw, (count, *tensor.shape[1:])), wanted)
 
 
+def asks_for_ready(body: bytes) -> bool:
+    """Whether a request for the repository index wants models that answer only; raises `BadInference`."""
+    return bool(body and _read(IndexRequest, body).ready)
+
+
 def _files(given: RequestInput, raw: memoryview | None, count: int) -> list[bytes]:
     return elements.json_texts(given.data, IMAGE, count) if raw is None else elements.binary_texts(raw, IMAGE, count)
 
@@ -95,8 +112,13 @@ def _validated(json_part: memoryview, max_bytes: int) -> InferenceRequest:
     text = bytes(json_part)
     if text.count(b"[") + text.count(b"{") > MAX_BRACKETS:
         raise BadInference(f"expected at most {MAX_BRACKETS:,} lists and objects, found more; send flat tensor data")
+    return _read(InferenceRequest, text)
+
+
+def _read(model: type[Shape], text: bytes) -> Shape:
+    """The text as what the model describes; raises `BadInference`."""
     try:
-        return InferenceRequest.model_validate(orjson.loads(text))
+        return model.model_validate(orjson.loads(text))
     except orjson.JSONDecodeError as error:
         raise BadInference(f"expected a JSON object, found text that does not parse: {error}") from None
     except ValidationError as error:
@@ -112,9 +134,10 @@ def _only(inputs: list[RequestInput]) -> RequestInput:
 
 def _raw(given: RequestInput, binary: memoryview) -> memoryview | None:
     """The binary part if the input lies there, None if it lies in the JSON part."""
-    if given.parameters.shared_memory_region is not None:
+    parameters = given.parameters or InputParameters()
+    if parameters.shared_memory_region is not None:
         raise BadInference("inputs: expected the data in the request, found a region of shared memory")
-    size = given.parameters.binary_data_size
+    size = parameters.binary_data_size
     if (size or 0) != len(binary):
         raise BadInference(
             f"inputs: expected a binary_data_size of {len(binary):,}, the bytes after the JSON, found {size or 0:,}"
@@ -151,8 +174,8 @@ def _wanted(request: InferenceRequest, known: tuple[Tensor, ...]) -> list[Wanted
     for name in names:
         if name not in by_name or names.count(name) > 1:
             raise BadInference(f"outputs: expected each of {', '.join(by_name)} once at most, found {name[:40]!r}")
-    default = request.parameters.binary_data_output
-    return [_output(by_name[output.name], output.parameters, default) for output in named]
+    default = bool((request.parameters or RequestParameters()).binary_data_output)
+    return [_output(by_name[output.name], output.parameters or OutputParameters(), default) for output in named]
 
 
 def _output(tensor: Tensor, asked: OutputParameters, default: bool) -> Wanted:

@@ -1,25 +1,33 @@
-"""The protocol's routes: server and model metadata, health, and inference over the same batcher as /classify."""
+"""The protocol's routes: metadata, health, what Triton's clients ask for first, and inference over the same batcher as
+/classify.
+"""
 
 from __future__ import annotations
+
+import asyncio
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api.oip import documents, metadata, outputs
-from service.api.oip.request import Contract, Inference, parse
+from service.api.oip.request import Contract, Inference, asks_for_ready, parse
 from service.api.oip.schemas import (
+    IndexEntry,
     InferenceResponse,
+    ModelConfiguration,
     ModelMetadata,
     ModelReady,
     ServerLive,
     ServerMetadata,
     ServerReady,
+    Statistics,
 )
+from service.api.oip.statistics import statistics
 from service.api.openapi import TIMEOUT
 from service.api.recognition import Recognised, recognise_many, run_pixels
 from service.batching.waiting import Answer
-from service.errors import RequestError, UnknownModel, UnsupportedFormat
+from service.errors import RequestError, Unavailable, UnknownModel, UnsupportedFormat
 from service.http.body import Upload, read_body
 from service.http.deadline import Deadline
 from service.http.exchange import exchange_of
@@ -32,11 +40,21 @@ HEADER_LENGTH = "Inference-Header-Content-Length"
 MODEL = "/v2/models/{model_name}"
 VERSION = MODEL + "/versions/{model_version}"
 
+MAX_INDEX_BYTES = 4096
+"""A request for the repository index holds one switch."""
+
 
 def oip_router(service: Service) -> APIRouter:
-    """The routes, those of a model with and without its version; all but inference answer HEAD as well."""
+    """The routes, those of a model with and without its version; all that are asked with GET answer HEAD as well."""
     router = APIRouter(tags=[documents.TAG])
-    inference_extra = documents.INFERENCE_BODY | TIMEOUT
+    _add_server(router, service)
+    _add_model(router, service)
+    _add_inference(router, service)
+    return router
+
+
+def _add_server(router: APIRouter, service: Service) -> None:
+    """The routes about the server. They come first: the path of a model would take that of all statistics."""
 
     @router.get("/v2", responses=documents.KEY)
     @router.head("/v2", include_in_schema=False)
@@ -56,6 +74,23 @@ def oip_router(service: Service) -> APIRouter:
         """Whether inference is answered, as /ready."""
         service.check_ready()
         return ServerReady(ready=True)
+
+    @router.get("/v2/models/stats", responses=documents.SERVER)
+    @router.head("/v2/models/stats", include_in_schema=False)
+    async def all_statistics() -> Statistics:
+        """Counts and durations of the one model, from the metrics."""
+        return await _statistics(service, service.loaded())
+
+    @router.post("/v2/repository/index", responses=documents.INDEX, openapi_extra=documents.INDEX_BODY)
+    async def repository_index(request: Request) -> list[IndexEntry]:
+        """The one model and whether it answers; empty if only models that answer are asked for, and it does not."""
+        entry = metadata.index_entry(service.loaded(), _obstacle(service))
+        only_ready = asks_for_ready(await _body(service, request, MAX_INDEX_BYTES))
+        return [entry] if not only_ready or not entry.reason else []
+
+
+def _add_model(router: APIRouter, service: Service) -> None:
+    """The routes about the model."""
 
     @router.get(MODEL, responses=documents.MODEL)
     @router.head(MODEL, include_in_schema=False)
@@ -81,6 +116,35 @@ def oip_router(service: Service) -> APIRouter:
         """Whether a version of the model answers."""
         return _ready(service, model_name, model_version)
 
+    @router.get(f"{MODEL}/config", responses=documents.MODEL)
+    @router.head(f"{MODEL}/config", include_in_schema=False)
+    async def model_configuration(model_name: str) -> ModelConfiguration:
+        """The model as Triton's configuration describes one."""
+        return metadata.model_configuration(_served(service, model_name), service.settings)
+
+    @router.get(f"{VERSION}/config", responses=documents.MODEL)
+    @router.head(f"{VERSION}/config", include_in_schema=False)
+    async def model_configuration_of_version(model_name: str, model_version: str) -> ModelConfiguration:
+        """A version of the model as Triton's configuration describes one."""
+        return metadata.model_configuration(_served(service, model_name, model_version), service.settings)
+
+    @router.get(f"{MODEL}/stats", responses=documents.MODEL)
+    @router.head(f"{MODEL}/stats", include_in_schema=False)
+    async def model_statistics(model_name: str) -> Statistics:
+        """Counts and durations of the model, from the metrics."""
+        return await _statistics(service, _served(service, model_name))
+
+    @router.get(f"{VERSION}/stats", responses=documents.MODEL)
+    @router.head(f"{VERSION}/stats", include_in_schema=False)
+    async def model_statistics_of_version(model_name: str, model_version: str) -> Statistics:
+        """Counts and durations of a version of the model, from the metrics."""
+        return await _statistics(service, _served(service, model_name, model_version))
+
+
+def _add_inference(router: APIRouter, service: Service) -> None:
+    """The routes that run the model."""
+    inference_extra = documents.INFERENCE_BODY | TIMEOUT
+
     @router.post(
         f"{MODEL}/infer",
         response_model=InferenceResponse,
@@ -101,8 +165,6 @@ def oip_router(service: Service) -> APIRouter:
         """As without a version: there is one."""
         return await _infer(service, request, model_name, model_version)
 
-    return router
-
 
 def _served(service: Service, name: str, version: str = metadata.VERSION) -> ServedModel:
     """The model; raises `UnknownModel`, or `NotReady` while none is loaded."""
@@ -119,6 +181,21 @@ def _ready(service: Service, name: str, version: str = metadata.VERSION) -> Mode
     _served(service, name, version)
     service.check_ready()
     return ModelReady(name=name, ready=True)
+
+
+def _obstacle(service: Service) -> RequestError | None:
+    """What keeps the model from answering, None if nothing does."""
+    try:
+        service.check_ready()
+    except Unavailable as obstacle:
+        return obstacle
+    return None
+
+
+async def _statistics(service: Service, served: ServedModel) -> Statistics:
+    """Of every replica, where there are several, as GET /metrics."""
+    registry, last_batch_s = await service.gather(), service.metrics.last_batch_s
+    return await asyncio.to_thread(lambda: statistics(registry.collect(), served.manifest.name, last_batch_s))
 
 
 async def _infer(service: Service, request: Request, name: str, version: str = metadata.VERSION) -> Response:
@@ -145,17 +222,21 @@ async def _read(service: Service, request: Request, served: ServedModel) -> Infe
     if encoding != "identity":
         raise UnsupportedFormat(f"expected a body without Content-Encoding, found {encoding[:40]!r}; send it as it is")
     with exchange_of(request).stages.measure("read"):
-        body = await read_body(request, service.bodies, settings.max_batch_upload_bytes, settings.body_timeout_s)
+        body = await _body(service, request, settings.max_batch_upload_bytes)
         return await service.pool.run(parse, body, request.headers.get(HEADER_LENGTH), _contract(served, settings))
 
 
+async def _body(service: Service, request: Request, max_bytes: int) -> bytes:
+    return await read_body(request, service.bodies, max_bytes, service.settings.body_timeout_s)
+
+
 def _contract(served: ServedModel, settings: Settings) -> Contract:
-    """What a request may hold: its JSON part has room for the largest picture in base64."""
+    """What a request may hold: its JSON part has room for the largest picture in base64, in short lines."""
     return Contract(
         metadata.inputs(served),
         metadata.outputs(served),
         settings.max_images_per_request,
-        settings.max_upload_bytes * 4 // 3 + FORM_OVERHEAD_BYTES,
+        settings.max_upload_bytes * 3 // 2 + FORM_OVERHEAD_BYTES,
     )
 
 

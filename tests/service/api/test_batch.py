@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import urljoin
@@ -141,6 +142,30 @@ async def test_sixty_four_files_are_taken_and_one_more_is_refused(start: Start, 
     refused = problem(await send(app.client, *[data] * 65), 422, "bad_form")
     assert "expected 1 to 64 form fields named 'file', found 65" in refused["detail"]
     assert app.service.batcher.counts.admitted == 64
+
+
+@pytest.mark.parametrize(
+    ("files", "found"), [(5, "found 5;"), (37, "found a form of 37 fields;"), (900, "a form of 900 fields;")]
+)
+async def test_too_many_files_are_told_which_limit_they_break_how_many_they_are_and_what_to_do(
+    start: Start, files: int, found: str
+) -> None:
+    app = await start(max_batch_files=4)
+    refused = problem(await send(app.client, *[b"x"] * files), 422, "bad_form")
+    assert refused["detail"].startswith("expected 1 to 4 form fields named 'file', found ")
+    assert found in refused["detail"]
+    assert refused["detail"].endswith(
+        "max_batch_files limits the files of one request (limits of GET /model): send at most 4 in each"
+    )
+    assert (await app.client.get("/model")).json()["limits"]["max_batch_files"] == 4
+
+
+async def test_a_form_of_a_million_tiny_files_is_refused_without_parsing_it() -> None:
+    part = b'--b\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\nx\r\n'
+    before = time.process_time()
+    with pytest.raises(BadForm, match="found a form of 900,000 fields"):
+        forms.several_files(part * 900_000 + b"--b--\r\n", b"b", 64)
+    assert time.process_time() - before < 2
 
 
 async def test_a_form_without_a_file_is_refused_with_the_names_that_it_has(client: httpx.AsyncClient) -> None:

@@ -53,10 +53,109 @@ async def test_a_star_allows_every_origin(start: Start) -> None:
     assert (await client.get("/live", headers={"Origin": SHOP})).headers["access-control-allow-origin"] == "*"
 
 
+@pytest.mark.parametrize("headers", ["traceparent", "traceparent, tracestate", "Baggage,Content-Type"])
+async def test_a_page_of_an_allowed_origin_may_send_trace_context(start: Start, headers: str) -> None:
+    client = (await start(cors_origins=SHOP)).client
+    asked = await client.options("/classify", headers=ASKING | {"Access-Control-Request-Headers": headers.lower()})
+    assert asked.status_code == 200
+    assert asked.headers["access-control-allow-origin"] == SHOP
+
+
+async def test_a_page_of_an_allowed_origin_may_reach_a_service_in_a_private_network(start: Start) -> None:
+    client = (await start(cors_origins=SHOP)).client
+    private = {"Access-Control-Request-Private-Network": "true"}
+    asked = await client.options("/classify", headers=ASKING | private)
+    assert asked.status_code == 200
+    assert asked.headers["access-control-allow-private-network"] == "true"
+    assert "access-control-allow-private-network" not in (await client.options("/classify", headers=ASKING)).headers
+    stranger = {"Origin": "https://evil.example"}
+    assert (await client.options("/classify", headers=ASKING | private | stranger)).status_code == 400
+
+
 @pytest.mark.parametrize("bad", ["shop.example", "https://shop.example/", "https://a b", "ftp://shop.example", ","])
 def test_an_origin_that_no_browser_would_send_is_refused_at_start(bad: str) -> None:
     with pytest.raises(SettingsError, match="CORS_ORIGINS=.* is not valid"):
         read_settings(cors_origins=bad)
+
+
+@pytest.mark.parametrize(
+    ("bad", "why"),
+    [
+        ("https://*.shop.example", "a wildcard inside 'https://*.shop.example'; list every origin, or write * alone"),
+        ("https://shop.example:*", "a wildcard inside"),
+        ("shop.example", "no scheme in 'shop.example'; write https:// or http:// before it"),
+        ("localhost:3000", "no scheme in 'localhost:3000'"),
+        ("ftp://shop.example", "the scheme 'ftp' in 'ftp://shop.example'"),
+        ("null", "no scheme in 'null'"),
+        ("https://shop.example/", "a trailing slash in 'https://shop.example/'; write https://shop.example"),
+        (
+            "https://shop.example:8443/app?x=1",
+            "'/app?x=1', in 'https://shop.example:8443/app?x=1'; write https://shop.example:8443",
+        ),
+        ("https://shop.example#top", "more than an origin, '#top', in"),
+        ("https://me@shop.example", "a user name in 'https://me@shop.example'"),
+        ("https://me:secret@shop.example", "a user name in"),
+        (
+            "https://Shop.Example",
+            "upper case in 'https://Shop.Example', which browsers never send; write https://shop.example",
+        ),
+        (
+            "HTTPS://shop.example:8443",
+            "upper case in 'HTTPS://shop.example:8443', which browsers never send; write https://shop.example:8443",
+        ),
+        (
+            "https://shop.example:443",
+            "a default port in 'https://shop.example:443', which browsers never send; write https://shop.example",
+        ),
+        ("http://shop.example:80", "a default port in"),
+        (
+            "http://shop.example:08080",
+            "a port with zeros before it in 'http://shop.example:08080', which browsers never send; write http://shop.example:8080",
+        ),
+        ("http://shop.example:", "no port after the colon in 'http://shop.example:'"),
+        ("http://shop.example:http", "no port after the colon in"),
+        ("http://shop.example:70000", "no port after the colon in"),
+        ("https://", "no host name in 'https://'"),
+        ("https://a b", "no host name in 'https://a b'"),
+        ("https://shop..example", "no host name in 'https://shop..example'"),
+        (
+            "https://bücher.example",
+            "a host in 'https://bücher.example' that browsers spell otherwise; write https://xn--bcher-kva.example",
+        ),
+        ("http://[0:0:0:0:0:0:0:1]:3000", "that browsers spell otherwise; write http://[::1]:3000"),
+        ("http://127.1:3000", "no IPv4 address in 'http://127.1:3000'; write one as in http://127.0.0.1:3000"),
+        ("http://[::g]", "no IPv6 address in 'http://[::g]'"),
+        ("https://shop.example,,https://other.example", "nothing between two commas; remove one of them"),
+    ],
+)
+def test_an_origin_that_can_never_match_is_refused_with_the_reason(bad: str, why: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        read_settings(cors_origins=f"{SHOP}, {bad}")
+    message = str(caught.value)
+    assert message.startswith(f"cannot start: FREQMERGE_CORS_ORIGINS={SHOP}, {bad} is not valid: expected origins that")
+    assert f"found {why}" in message or why in message
+    assert message.count("found ") == 1
+
+
+def test_every_origin_that_can_never_match_is_named() -> None:
+    with pytest.raises(SettingsError, match=r"found a trailing slash in .*; found upper case in "):
+        read_settings(cors_origins="https://shop.example/,https://SHOP.example")
+
+
+@pytest.mark.parametrize(
+    "good",
+    [
+        "*",
+        SHOP,
+        "http://localhost:3000",
+        "http://127.0.0.1:8080",
+        "http://[::1]:3000",
+        "https://xn--bcher-kva.example",
+        "https://a_b.example.",
+    ],
+)
+def test_an_origin_that_a_browser_sends_is_taken(good: str) -> None:
+    assert read_settings(cors_origins=good).allowed_origins == [good]
 
 
 def test_origins_are_separated_by_commas() -> None:

@@ -22,9 +22,10 @@ import torch
 
 from model import ModelConfig, build, save_checkpoint
 from service.errors import StartupError
+from service.explain import variable
 from service.http import server
 from service.runtime.loading import load_model
-from service.settings import Settings
+from service.settings import PREFIX, Settings
 from tests.support.doubles import picture
 from tests.support.process import ROOT, Process
 from tests.support.wire import png_header, problem
@@ -244,8 +245,8 @@ def test_help_lists_every_setting() -> None:
         timeout=60,
         check=True,
     )
-    for name in Settings.model_fields:
-        assert f"FREQMERGE_{name.upper()} " in done.stdout
+    for name, field in Settings.model_fields.items():
+        assert f"{variable(name, field, PREFIX)} " in done.stdout
 
 
 def test_missing_uvloop_is_told_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

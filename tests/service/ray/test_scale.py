@@ -36,7 +36,7 @@ Call = Callable[[NDArray[np.uint8]], Awaitable[Reply]]
 def answer(value: int) -> Answer:
     logits = np.zeros(100, np.float32)
     logits[value] = 1
-    return Answer(logits, SCORE, SOURCE_MAPS, 0.0, 0.0, 0.0, 1)
+    return Answer(logits, SCORE, SOURCE_MAPS, 0.0, 0.0, 0.0, 1, 0.0)
 
 
 def values(images: NDArray[np.uint8]) -> list[int]:

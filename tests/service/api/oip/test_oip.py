@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -11,14 +12,18 @@ import httpx
 import numpy as np
 import orjson
 import pytest
+from google.protobuf import json_format
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client.core import CounterMetricFamily
 from pydantic import SecretStr
+from tritonclient.grpc import model_config_pb2
 
 from model._version import __version__
 from model.labels import CLASS_NAMES
 from service.api.oip import metadata, schemas
 from service.api.oip.request import Contract, parse
+from service.api.oip.statistics import statistics
 from service.batching.batcher import Counts
 from service.errors import BadInference
 from tests.service.conftest import Running
@@ -76,7 +81,7 @@ async def test_the_server_says_what_it_is_and_which_extensions_it_has(client: ht
     assert (await client.get("/v2")).json() == {
         "name": "freqmerge",
         "version": __version__,
-        "extensions": ["binary_tensor_data", "classification"],
+        "extensions": ["binary_tensor_data", "classification", "model_configuration", "statistics"],
     }
 
 
@@ -204,6 +209,144 @@ async def test_images_of_the_protocol_are_counted_by_label(start: Start) -> None
     assert sample("freqmerge_http_requests_total", {"route": route, "code": "200"}) == 1
 
 
+# --- as clients write it ---
+
+
+@pytest.mark.parametrize("encode", [base64.b64encode, base64.urlsafe_b64encode, base64.encodebytes])
+@pytest.mark.parametrize("padding", [b"=", b""])
+async def test_base64_of_either_alphabet_passes_with_and_without_padding_and_line_breaks(
+    client: httpx.AsyncClient, encode: Callable[[bytes], bytes], padding: bytes
+) -> None:
+    files = [picture(7, size) for size in ((8, 8), (9, 8), (64, 48))] + [picture(7, format="BMP") + b"\xfb\xef\xff"]
+    texts = [encode(file).replace(b"=", padding).decode() for file in files]
+    assert "-" in texts[3] or "+" in texts[3]
+    given = image(*files) | {"data": texts}
+    assert outputs(await ask(client, given))["label"]["data"] == [CLASS_NAMES[7]] * 4
+
+
+async def test_the_largest_picture_may_come_in_base64_of_short_lines(start: Start) -> None:
+    app = await start(max_upload_bytes=4_000_000, max_batch_upload_bytes=8_000_000)
+    file = picture(7) + bytes(4_000_000 - len(picture(7)))
+    given = image(file) | {"data": [base64.encodebytes(file).decode().replace("\n", "\r\n")]}
+    assert outputs(await ask(app.client, given))["label"]["data"] == [CLASS_NAMES[7]]
+
+
+async def test_parameters_may_be_null_wherever_they_may_stand(client: httpx.AsyncClient) -> None:
+    given = image(picture(7)) | {"parameters": None}
+    wanted = [{"name": "label", "parameters": None}]
+    assert outputs(await ask(client, given, outputs=wanted, parameters=None))["label"]["data"] == [CLASS_NAMES[7]]
+    given |= {"parameters": {"binary_data_size": None, "shared_memory_region": None}}
+    wanted = [{"name": "label", "parameters": {"binary_data": None, "classification": None}}]
+    members = {"outputs": wanted, "parameters": {"binary_data_output": None}, "id": None}
+    assert outputs(await ask(client, given, **members))["label"]["data"] == [CLASS_NAMES[7]]
+
+
+# --- what Triton's clients ask for first ---
+
+
+@pytest.mark.parametrize("path", ["/v2/models/double/config", "/v2/models/double/versions/1/config"])
+async def test_the_configuration_is_one_of_triton_and_says_what_the_settings_say(start: Start, path: str) -> None:
+    client = (await start(max_batch_files=16, max_queue_delay_s=0.002, max_queue_size=20)).client
+    found = (await client.get(path)).json()
+    config = json_format.ParseDict(found, model_config_pb2.ModelConfig())  # refuses names that Triton does not know
+    assert (config.name, config.platform, config.backend) == ("double", "freqmerge_fake", "freqmerge")
+    assert config.max_batch_size == 16
+    types = model_config_pb2.DataType
+    assert [(tensor.name, tensor.data_type, list(tensor.dims), tensor.optional) for tensor in config.input] == [
+        ("image", types.TYPE_STRING, [], True),
+        ("pixels", types.TYPE_UINT8, [3, NATIVE, NATIVE], True),
+    ]
+    assert [(tensor.name, tensor.data_type, list(tensor.dims)) for tensor in config.output] == [
+        ("probabilities", types.TYPE_FP32, [100]),
+        ("logits", types.TYPE_FP32, [100]),
+        ("label", types.TYPE_STRING, []),
+        ("frequency_score", types.TYPE_FP32, [6]),
+        ("source_map", types.TYPE_INT64, [6]),
+    ]
+    [group] = config.instance_group
+    assert (group.kind, group.count, list(group.gpus)) == (model_config_pb2.ModelInstanceGroup.KIND_CPU, 1, [])
+    assert config.dynamic_batching.max_queue_delay_microseconds == 2000
+    assert config.dynamic_batching.default_queue_policy.max_queue_size == 20
+
+
+async def test_the_configuration_names_the_gpu(start: Start, engine: FakeEngine) -> None:
+    engine.device = "cuda:1"
+    [group] = (await (await start()).client.get("/v2/models/double/config")).json()["instance_group"]
+    assert (group["kind"], group["gpus"]) == ("KIND_GPU", [1])
+
+
+STATS = ("/v2/models/stats", "/v2/models/double/stats", "/v2/models/double/versions/1/stats")
+
+
+async def test_the_statistics_are_those_of_the_metrics(start: Start) -> None:
+    app = await start()
+    await ask(app.client, tensor(3, 5))
+    await ask(app.client, image(picture(7)))
+    await ask(app.client, tensor(POISON))
+    before = time.time()
+    assert (await app.client.post("/classify", content=picture(9))).status_code == 200
+    [stats] = (await app.client.get(STATS[0])).json()["model_stats"]
+    assert (stats["name"], stats["version"], stats["batch_stats"]) == ("double", "1", [])
+    assert before <= stats["last_inference"] / 1000 + 0.001 <= time.time() + 0.001
+    sample = app.service.metrics.registry.get_sample_value
+    assert stats["inference_count"] == sample("freqmerge_images_total", {"outcome": "answered"}) == 4
+    assert stats["execution_count"] == sample("freqmerge_batch_size_count") == 3
+    parts = stats["inference_stats"]
+    stages = {"queue": "queue", "compute_input": "copy", "compute_infer": "engine", "compute_output": "encode"}
+    for part, stage in stages.items():
+        assert parts[part]["count"] == sample("freqmerge_stage_duration_seconds_count", {"stage": stage}) == 3
+        seconds = sample("freqmerge_stage_duration_seconds_sum", {"stage": stage})
+        assert parts[part]["ns"] == pytest.approx(1e9 * (seconds or 0), abs=1)
+        assert parts[part]["ns"] > 0
+    assert parts["success"] == {"count": 3, "ns": sum(parts[part]["ns"] for part in stages)}
+    assert parts["fail"] == {"count": 1, "ns": 0}
+    assert parts["cache_hit"] == parts["cache_miss"] == {"count": 0, "ns": 0}
+
+
+@pytest.mark.parametrize("path", STATS)
+async def test_statistics_begin_at_zero(client: httpx.AsyncClient, path: str) -> None:
+    [stats] = (await client.get(path)).json()["model_stats"]
+    assert (stats["inference_count"], stats["execution_count"], stats["last_inference"]) == (0, 0, 0)
+    assert {part["count"] for part in stats["inference_stats"].values()} == {0}
+
+
+def test_statistics_of_several_replicas_are_added_up() -> None:
+    told = CounterMetricFamily("freqmerge_images", "", labels=["outcome", "replica"])
+    for outcome, replica, images in [("answered", "a", 3), ("answered", "b", 4), ("expired", "b", 2)]:
+        told.add_metric([outcome, replica], images)
+    [stats] = statistics([told], "double", 0).model_stats
+    assert (stats.inference_count, stats.inference_stats.fail.count) == (7, 2)
+
+
+INDEX = "/v2/repository/index"
+
+
+@pytest.mark.parametrize("body", ["", "{}", '{"ready": true}', '{"ready": null, "more": 1}'])
+async def test_the_index_names_the_model(client: httpx.AsyncClient, body: str) -> None:
+    found = (await client.post(INDEX, content=body)).json()
+    assert found == [{"name": "double", "version": "1", "state": "READY", "reason": ""}]
+
+
+async def test_the_index_says_why_the_model_does_not_answer(start: Start) -> None:
+    app = await start()
+    app.service.announce_shutdown()
+    [entry] = (await app.client.post(INDEX)).json()
+    assert entry["state"] == "UNAVAILABLE"
+    assert "shutting down" in entry["reason"]
+    assert (await app.client.post(INDEX, json={"ready": True})).json() == []
+
+
+@pytest.mark.parametrize("path", ["/v2/models/other/config", "/v2/models/double/versions/2/stats"])
+async def test_another_model_has_no_configuration_and_no_statistics(client: httpx.AsyncClient, path: str) -> None:
+    assert "expected model 'double', version '1'" in refusal(await client.get(path), 404)
+
+
+@pytest.mark.parametrize("body", ["[]", '{"ready": 7}', "no json"])
+async def test_a_request_for_the_index_that_makes_no_sense_is_refused(client: httpx.AsyncClient, body: str) -> None:
+    assert "expected" in refusal(await client.post(INDEX, content=body), 400)
+    assert "at most 4,096 bytes" in refusal(await client.post(INDEX, content=" " * 5000), 413)
+
+
 # --- refusals ---
 
 GOOD = image(picture(7))
@@ -226,6 +369,17 @@ GOOD = image(picture(7))
         ({"inputs": [GOOD | {"shape": [1 << 64]}]}, "inputs.0.shape.0: expected"),
         ({"inputs": [GOOD | {"data": ["no base64!"]}]}, "image[0]: expected an encoded picture as a text in base64"),
         ({"inputs": [GOOD | {"data": [7]}]}, "image[0]: expected an encoded picture as a text in base64"),
+        ({"inputs": [GOOD | {"data": ["data:image/png;base64,iVBO"]}]}, "base64, found ':' in 'data:image/png;"),
+        (
+            {"inputs": [GOOD | {"data": ["iVBO=Rw0"]}]},
+            "image[0]: expected an encoded picture as a text in base64, found '='",
+        ),
+        (
+            {"inputs": [GOOD | {"data": ["iV+O-w"]}]},
+            "a mixture of two alphabets, + or / of base64 beside - or _ of base64url",
+        ),
+        ({"inputs": [GOOD | {"data": ["iVBOR"]}]}, "found 5 characters and 0 of padding, which no file encodes to"),
+        ({"inputs": [GOOD | {"data": ["iVBORw==="]}]}, "found 6 characters and 3 of padding, which no file encodes to"),
         ({"inputs": [GOOD | {"data": GOOD["data"][0]}]}, "expected a list in data or the parameter"),
         ({"inputs": [{name: GOOD[name] for name in ("name", "datatype", "shape")}]}, "found both or none"),
         ({"inputs": [GOOD | {"parameters": {"binary_data_size": 5}}]}, "binary_data_size of 0"),
@@ -315,7 +469,13 @@ async def test_lists_that_would_fill_the_memory_are_refused_before_they_are_pars
 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
-    [("GET", INFER, 405), ("POST", "/v2", 405), ("GET", "/v2/models", 404), ("GET", "/v2/repository/index", 404)],
+    [
+        ("GET", INFER, 405),
+        ("POST", "/v2", 405),
+        ("GET", "/v2/models", 404),
+        ("GET", "/v2/repository/index", 405),
+        ("POST", "/v2/repository/models/double/load", 404),
+    ],
 )
 async def test_unknown_routes_and_methods_are_refused_in_the_protocols_form(
     client: httpx.AsyncClient, method: str, path: str, status: int
@@ -323,7 +483,7 @@ async def test_unknown_routes_and_methods_are_refused_in_the_protocols_form(
     answer = await client.request(method, path)
     assert "expected" in refusal(answer, status)
     if status == 405:
-        assert answer.headers["allow"] == ("POST" if path == INFER else "GET, HEAD")
+        assert answer.headers["allow"] == ("GET, HEAD" if path == "/v2" else "POST")
 
 
 async def test_a_missing_key_is_refused_in_the_protocols_form_and_health_needs_none(start: Start) -> None:

@@ -65,10 +65,38 @@ def test_the_client_finds_server_and_model_live_and_ready(client: Any) -> None:
 
 
 def test_the_client_reads_the_metadata(client: Any) -> None:
-    assert client.get_server_metadata(headers=key())["extensions"] == ["binary_tensor_data", "classification"]
+    extensions = ["binary_tensor_data", "classification", "model_configuration", "statistics"]
+    assert client.get_server_metadata(headers=key())["extensions"] == extensions
     found = client.get_model_metadata("tiny", "1", headers=key())
     assert [given["shape"] for given in found["inputs"]] == [[-1], [-1, 3, 32, 32]]
     assert {given["name"]: given["shape"] for given in found["outputs"]}["frequency_score"] == [-1, 64]
+
+
+def test_the_client_reads_the_configuration_and_the_index(client: Any) -> None:
+    for config in (client.get_model_config("tiny", headers=key()), client.get_model_config("tiny", "1", headers=key())):
+        assert (config["name"], config["max_batch_size"]) == ("tiny", 64)
+        assert {given["name"]: given["dims"] for given in config["input"]} == {"image": [], "pixels": [3, 32, 32]}
+    assert client.get_model_repository_index(headers=key()) == [
+        {"name": "tiny", "version": "1", "state": "READY", "reason": ""}
+    ]
+
+
+def test_the_client_reads_statistics_that_follow_its_requests(client: Any) -> None:
+    def read(*model: str) -> dict[str, Any]:
+        [stats] = client.get_inference_statistics(*model, headers=key())["model_stats"]
+        return dict(stats)
+
+    before = read()
+    client.infer("tiny", [decoded(PIXELS)], headers=key())
+    after = read("tiny")
+    assert after["inference_count"] - before["inference_count"] == 2
+    assert after["execution_count"] - before["execution_count"] in (1, 2)
+    assert after["last_inference"] > before["last_inference"]
+    for part in ("success", "queue", "compute_input", "compute_infer", "compute_output"):
+        was, now = before["inference_stats"][part], after["inference_stats"][part]
+        assert now["count"] - was["count"] == 1
+        assert now["ns"] > was["ns"]
+    assert read("tiny", "1")["inference_count"] == after["inference_count"]
 
 
 def test_all_outputs_come_in_binary_unless_some_are_named(client: Any, url: str) -> None:
