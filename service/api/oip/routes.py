@@ -145,7 +145,7 @@ async def _read(service: Service, request: Request, served: ServedModel) -> Infe
     if encoding != "identity":
         raise UnsupportedFormat(f"expected a body without Content-Encoding, found {encoding[:40]!r}; send it as it is")
     with exchange_of(request).stages.measure("read"):
-        body = await read_body(request, service.bodies, settings.max_batch_upload_bytes, settings.body_timeout_s)
+        body = await read_body(request, service.bodies, settings.max_batch_upload_bytes)
         return await service.pool.run(parse, body, request.headers.get(HEADER_LENGTH), _contract(served, settings))
 
 
