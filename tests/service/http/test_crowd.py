@@ -54,7 +54,8 @@ class Crowd:
 def stuck(app: FastAPI) -> int:
     """Connections whose clients do not read."""
     protocols = [found for found in gc.get_objects() if isinstance(found, GuardedProtocol)]
-    return sum(found.service is app.state.service and found.flow.write_paused for found in protocols)
+    ours = [found.flow for found in protocols if found.service is app.state.service]
+    return sum(flow is not None and flow.write_paused for flow in ours)
 
 
 @pytest.fixture
