@@ -107,7 +107,7 @@ def test_where_each_is_owed_an_answer_a_new_one_is_refused_but_probes_and_metric
     crowd.engine.hold()
     data = picture(1)
     busy = [crowd.connect(POST % len(data) + data) for _ in range(LIMIT)]
-    wait_until(lambda: crowd.app.state.service.batcher.queued == LIMIT - 1)
+    wait_until(lambda: crowd.app.state.service.batcher.counts.admitted == LIMIT)
     refused = httpx.post(f"{crowd.url}/classify", content=data)
     assert problem(refused, 503, "crowded")["instance"] == "/classify"
     assert (refused.headers["connection"], refused.headers["retry-after"]) == ("close", "1")
