@@ -24,6 +24,7 @@ ServiceError
     ├── MethodNotAllowed        405
     ├── Unavailable             503   not now; come back
     │   ├── NotReady            503   the engine is loading, failing or dead
+    │   ├── Crowded             503   every connection that the service may have is taken
     │   ├── StoreUnreachable    503   recent images are kept elsewhere, and that does not answer
     │   └── Draining            503   the process is about to end
     ├── QueueFull               429
@@ -200,6 +201,15 @@ class NotReady(Unavailable):
     """The engine is loading, failing or dead."""
 
     status, reason, title = 503, "not_ready", "The service is not ready"
+
+
+class Crowded(Unavailable):
+    """More connections than the service has."""
+
+    status, reason, title = 503, "crowded", "Too many connections are open"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"expected fewer than {limit:,} open connections, found that many; connect again in a second")
 
 
 class StoreUnreachable(Unavailable):

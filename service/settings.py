@@ -84,6 +84,13 @@ class Settings(BaseSettings):
         le=3600,
         description="how long an idle connection stays open; longer than a proxy's 60 s on purpose",
     )
+    max_connections: int = Field(
+        1024,
+        ge=1,
+        le=1_000_000,
+        description="most open connections; one more takes the place of the one that has kept the service waiting "
+        "longest, or gets 503 where each is owed an answer",
+    )
     max_header_bytes: int = Field(
         64 * KIB,
         ge=8 * KIB,
@@ -173,7 +180,18 @@ class Settings(BaseSettings):
         le=1 << 40,
         description="most memory of all request bodies at a time, until their answers; more are refused (429)",
     )
-    body_timeout_s: float = Field(20, gt=0, le=3600, description="longest time for a request body to arrive (408)")
+    body_timeout_s: float = Field(
+        20,
+        gt=0,
+        le=3600,
+        description="longest silence in a request body, and the time over which its rate is measured (408)",
+    )
+    min_body_bytes_per_s: int = Field(
+        32 * KIB,
+        ge=0,
+        le=1 << 30,
+        description="fewest bytes per second of a request body, over body_timeout_s (408); 0 only bounds silence",
+    )
     max_decoding_bytes: int = Field(
         512 * MIB,
         ge=MIB,

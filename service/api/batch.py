@@ -71,7 +71,7 @@ async def _files(service: Service, request: Request) -> Sequence[forms.Part]:
             f"{declared[:100]!r}; send a single picture to /classify"
         )
     with exchange_of(request).stages.measure("read"):
-        form = await read_upload(request, service.bodies, settings.max_batch_upload_bytes, settings.body_timeout_s)
+        form = await read_upload(request, service.bodies, settings.max_batch_upload_bytes)
         most = settings.max_images_per_request
         return await service.pool.run(forms.several_files, form.data, form.boundary or b"", most)
 

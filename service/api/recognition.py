@@ -59,7 +59,7 @@ async def recognise(service: Service, request: Request) -> Recognised:
     deadline = Deadline.of(request, settings)
     service.accepting()
     with exchange_of(request).stages.measure("read"):
-        upload = await read_upload(request, service.bodies, settings.max_upload_bytes, settings.body_timeout_s)
+        upload = await read_upload(request, service.bodies, settings.max_upload_bytes)
     [end] = await recognise_many(service, request, [upload], deadline)
     if isinstance(end, RequestError):
         raise end

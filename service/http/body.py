@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from email.message import Message
 from typing import NamedTuple
 
 from starlette.requests import Request
 
-from service.errors import ClientGone, SlowBody, TooLarge, UnsupportedFormat
+from service.errors import ClientGone, TooLarge, UnsupportedFormat
 from service.http.exchange import exchange_of
+from service.http.pace import Arrival
 from service.pictures.memory_budget import BodyBudget
 from service.settings import FORM_OVERHEAD_BYTES
 
@@ -26,33 +26,29 @@ class Upload(NamedTuple):
     boundary: bytes | None = None
 
 
-async def read_upload(request: Request, budget: BodyBudget, max_bytes: int, timeout_s: float) -> Upload:
-    """The whole body, of a picture or a form; raises `UnsupportedFormat` and what `read_body` raises."""
-    boundary = _boundary(request.headers.get("content-type", ""))
+async def read_upload(request: Request, budget: BodyBudget, max_bytes: int) -> Upload:
+    """The whole body, of a picture or a form; raises what `read_body` raises."""
+    boundary = _boundary(dict(request.scope["headers"]).get(b"content-type", b"").decode("latin-1"))
     overhead = 0 if boundary is None else FORM_OVERHEAD_BYTES
-    return Upload(await read_body(request, budget, max_bytes, timeout_s, overhead), boundary)
+    return Upload(await read_body(request, budget, max_bytes, overhead), boundary)
 
 
-async def read_body(request: Request, budget: BodyBudget, max_bytes: int, timeout_s: float, overhead: int = 0) -> bytes:
-    """The whole body, `overhead` bytes beside what it is to hold; raises `TooLarge`, `SlowBody`, `ClientGone` or
-    `QueueFull` (the bodies of all requests together take more than the budget).
+async def read_body(request: Request, budget: BodyBudget, max_bytes: int, overhead: int = 0) -> bytes:
+    """The whole body, `overhead` bytes beside what it is to hold; raises `UnsupportedFormat` (it is compressed),
+    `TooLarge`, `SlowBody`, `ClientGone` or `QueueFull` (the bodies of all requests together take more than the budget).
 
     A body that announces too much is refused before a byte of it is read: a client that asked with
     `Expect: 100-continue` then never sends it.
     """
+    headers = dict(request.scope["headers"])  # a look-up in Starlette's goes through all of them
+    _refuse_compressed(headers.get(b"content-encoding", b"identity").decode("latin-1"))
     limit = max_bytes + overhead
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > limit:
+    announced = headers.get(b"content-length", b"")
+    if announced.isdigit() and int(announced) > limit:
         raise too_large(max_bytes, f"{int(announced):,} announced in Content-Length")
-    try:
-        async with asyncio.timeout(timeout_s):
-            return await _read(request, budget, limit, max_bytes)
-    except TimeoutError:
-        raise SlowBody(
-            f"expected the whole request body within {timeout_s:g} s, found it unfinished; "
-            "send a smaller picture or use a faster connection",
-            headers={"Connection": "close"},
-        ) from None
+    exchange = exchange_of(request)
+    with exchange.arrivals.begin() as arrival:
+        return await _read(request, budget, limit, max_bytes, arrival)
 
 
 async def wait_until_gone(request: Request) -> None:
@@ -66,7 +62,7 @@ def too_large(max_bytes: int, found: str) -> TooLarge:
     return TooLarge(f"expected at most {max_bytes:,} bytes, found {found}; reduce the picture and send it again")
 
 
-async def _read(request: Request, budget: BodyBudget, limit: int, max_bytes: int) -> bytes:
+async def _read(request: Request, budget: BodyBudget, limit: int, max_bytes: int, arrival: Arrival) -> bytes:
     chunks: list[bytes] = []
     size = 0
     exchange = exchange_of(request)
@@ -79,10 +75,16 @@ async def _read(request: Request, budget: BodyBudget, limit: int, max_bytes: int
         if size > limit:
             raise too_large(max_bytes, "more")
         budget.take(len(chunk))
-        exchange.body_bytes = size
+        exchange.body_bytes = arrival.size = size
         chunks.append(chunk)
         if not message.get("more_body", False):
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _refuse_compressed(encoding: str) -> None:
+    """Raises `UnsupportedFormat`: a picture is compressed as it is, and what unpacks without end is not worth it."""
+    if encoding.lower() not in ("identity", ""):
+        raise UnsupportedFormat(f"expected a body without Content-Encoding, found {encoding[:40]!r}; send it as it is")
 
 
 def _boundary(content_type: str) -> bytes | None:

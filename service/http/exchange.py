@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
+from service.http.pace import Arrivals
 from service.observe.stage_times import Stages
 
 SCOPE_KEY = "freqmerge.exchange"
@@ -21,6 +22,8 @@ class Exchange:
     """One request and its answer."""
 
     request_id: str
+    arrivals: Arrivals
+    """What its body is one of while it arrives."""
     started: float = field(default_factory=time.perf_counter)
     stages: Stages = field(default_factory=Stages)
     body_bytes: int = 0

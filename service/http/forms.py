@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from email.message import Message
+from email.utils import collapse_rfc2231_value
 from typing import TYPE_CHECKING, NamedTuple
 
 from python_multipart.exceptions import FormParserError
@@ -99,10 +100,11 @@ def parse(body: bytes, boundary: bytes, most: int = 1 + MAX_OTHER_PARTS) -> list
 
 def _without_preamble(body: bytes, boundary: bytes) -> bytes:
     """The form from its first boundary on: what stands before it is no part (RFC 2046); the parser would refuse it."""
-    if body.startswith(b"--" + boundary):
+    first = b"--" + boundary + b"\r\n"
+    if body.startswith(first):
         return body
-    start = body.find(b"\r\n--" + boundary)
-    return body if start < 0 else body[start + 2 :]
+    start = body.find(b"\n" + first)
+    return body if start < 0 else body[start + 1 :]
 
 
 def _refuse_others(parts: list[Part]) -> None:
@@ -178,7 +180,10 @@ def _names(disposition: bytes) -> tuple[str, str | None]:
     # RFC 7578 forbids `filename*=`, so that parser ignores it; some clients send it all the same. Four times slower
     parsed = Message()
     parsed["content-disposition"] = disposition.decode("utf-8", "replace")
-    return str(parsed.get_param("name", "", header="content-disposition")), parsed.get_filename()
+    parameters = parsed.get_params([], header="content-disposition")
+    names = sorted((value for key, value in parameters if key == "filename"), key=lambda value: isinstance(value, str))
+    field = str(parsed.get_param("name", "", header="content-disposition"))
+    return field, collapse_rfc2231_value(names[0]).strip() if names else None  # `filename*=`, where there are both
 
 
 def _text(name: str) -> str:

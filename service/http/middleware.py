@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import Draining, RequestError
 from service.http.exchange import SCOPE_KEY, Exchange, request_id
+from service.http.pace import Arrivals, Pace
 from service.http.problems import internal_error, problem_response
 from service.http.security import security_headers
 from service.observe import log as logs
@@ -40,6 +41,7 @@ class Observe:
         self._service = service
         self._traces = traces
         self._stages = Stages if traces is None else TracedStages
+        self._arrivals = Arrivals(Pace.of(service.settings))
         self._sampled = logs.Sampler(service.settings.log_sample)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -47,7 +49,7 @@ class Observe:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = Exchange(request_id(Headers(scope=scope).get("x-request-id")), stages=self._stages())
+        exchange = Exchange(request_id(Headers(scope=scope).get("x-request-id")), self._arrivals, stages=self._stages())
         scope[SCOPE_KEY] = exchange
         outgoing = _Outgoing(send, exchange, self._service)
         self._service.metrics.in_flight += 1

@@ -13,11 +13,14 @@ from starlette.types import ASGIApp
 
 from service.errors import StartupError
 from service.runtime.service import Service
-from service.settings import Settings
+from service.settings import PREFIX, Settings
 
 log = logging.getLogger(__name__)
 
 BACKLOG = 2048
+
+OWN_FILES = 256
+"""Open files that the service may need beside its connections: the model, worker processes, Redis."""
 
 REQUIRED = ("uvloop", "httptools")
 """Optional for uvicorn, not for us: without them a request costs more than twice as much."""
@@ -70,8 +73,27 @@ def check_runtime() -> None:
         )
 
 
+def allow_files(connections: int) -> None:
+    """Lets the process have so many connections beside its own files; raises `StartupError` if it may not."""
+    try:
+        import resource
+    except ImportError:  # Windows, which has no such limit
+        return
+    wanted = connections + OWN_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        raise StartupError(
+            f"expected a limit of {wanted:,} open files or more, for {connections:,} connections and {OWN_FILES} files "
+            f"of the service, found {hard:,}; raise it (ulimit -n) or lower {PREFIX}MAX_CONNECTIONS"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def listener(settings: Settings) -> socket.socket:
-    """A listening socket; raises `StartupError` if the address cannot be had."""
+    """A listening socket; raises `StartupError` if the address, or files for its connections, cannot be had."""
+    allow_files(settings.max_connections)
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
         return socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)

@@ -27,7 +27,7 @@ from service.api.oip.statistics import statistics
 from service.api.openapi import TIMEOUT
 from service.api.recognition import Recognised, recognise_many, run_pixels
 from service.batching.waiting import Answer
-from service.errors import RequestError, Unavailable, UnknownModel, UnsupportedFormat
+from service.errors import RequestError, Unavailable, UnknownModel
 from service.http.body import Upload, read_body
 from service.http.deadline import Deadline
 from service.http.exchange import exchange_of
@@ -85,7 +85,7 @@ def _add_server(router: APIRouter, service: Service) -> None:
     async def repository_index(request: Request) -> list[IndexEntry]:
         """The one model and whether it answers; empty if only models that answer are asked for, and it does not."""
         entry = metadata.index_entry(service.loaded(), _obstacle(service))
-        only_ready = asks_for_ready(await _body(service, request, MAX_INDEX_BYTES))
+        only_ready = asks_for_ready(await read_body(request, service.bodies, MAX_INDEX_BYTES))
         return [entry] if not only_ready or not entry.reason else []
 
 
@@ -218,16 +218,9 @@ async def _infer(service: Service, request: Request, name: str, version: str = m
 async def _read(service: Service, request: Request, served: ServedModel) -> Inference:
     """The request; raises `UnsupportedFormat`, `TooLarge`, `SlowBody`, `ClientGone` or `BadInference`."""
     settings = service.settings
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding != "identity":
-        raise UnsupportedFormat(f"expected a body without Content-Encoding, found {encoding[:40]!r}; send it as it is")
     with exchange_of(request).stages.measure("read"):
-        body = await _body(service, request, settings.max_batch_upload_bytes)
+        body = await read_body(request, service.bodies, settings.max_batch_upload_bytes)
         return await service.pool.run(parse, body, request.headers.get(HEADER_LENGTH), _contract(served, settings))
-
-
-async def _body(service: Service, request: Request, max_bytes: int) -> bytes:
-    return await read_body(request, service.bodies, max_bytes, service.settings.body_timeout_s)
 
 
 def _contract(served: ServedModel, settings: Settings) -> Contract:

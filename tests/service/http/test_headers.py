@@ -18,6 +18,7 @@ from service.settings import Settings
 from tests.service.conftest import DEADLINE_S
 from tests.support.doubles import FakeEngine, loader, picture
 from tests.support.live import serving
+from tests.support.sockets import answers, connect, only, rejected
 from tests.support.wire import problem
 
 LIMIT = 8192
@@ -43,36 +44,6 @@ def hasty() -> Iterator[str]:
     settings = Settings(header_timeout_s=0.2, body_timeout_s=0.2, keep_alive_s=1)
     with serving(create_app(settings, loader(FakeEngine()))) as found:
         yield found
-
-
-def connect(url: str) -> socket.socket:
-    address = httpx.URL(url)
-    return socket.create_connection((address.host, address.port or 0), timeout=DEADLINE_S)
-
-
-def answers(raw: socket.socket) -> list[httpx.Response]:
-    """Everything that the server says until it closes the connection."""
-    data = b""
-    while piece := raw.recv(65536):
-        data += piece
-    found = []
-    while data:
-        head, _, data = data.partition(b"\r\n\r\n")
-        status, *lines = head.split(b"\r\n")
-        fields = [(name, value) for name, _, value in (line.partition(b": ") for line in lines)]
-        size = int(dict(fields)[b"content-length"])
-        found.append(httpx.Response(int(status.split()[1]), headers=fields, content=data[:size]))
-        data = data[size:]
-    return found
-
-
-def only(found: list[httpx.Response]) -> httpx.Response:
-    assert len(found) == 1, [answer.status_code for answer in found]
-    return found[0]
-
-
-def rejected(app: FastAPI, reason: str) -> float:
-    return app.state.service.metrics.registry.get_sample_value("freqmerge_rejected_total", {"reason": reason}) or 0.0
 
 
 def is_alive(url: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import httpx
@@ -106,6 +107,19 @@ async def test_an_empty_file_in_a_form_is_an_empty_body(client: httpx.AsyncClien
 async def test_a_declared_type_that_cannot_hold_a_picture_is_refused(client: httpx.AsyncClient, declared: str) -> None:
     answer = await client.post("/classify", content=picture(7), headers={"Content-Type": declared})
     assert declared in problem(answer, 415, "unsupported_format")["detail"]
+
+
+@pytest.mark.parametrize("path", ["/classify", "/classify/batch", "/heatmap"])
+async def test_a_compressed_body_is_refused_with_what_to_do(client: httpx.AsyncClient, path: str) -> None:
+    form = {"files": {"file": gzip.compress(picture(7))}, "headers": {"Content-Encoding": "gzip"}}
+    refused = problem(await client.post(path, **form), 415, "unsupported_format")
+    assert refused["detail"] == "expected a body without Content-Encoding, found 'gzip'; send it as it is"
+
+
+@pytest.mark.parametrize("encoding", ["identity", "Identity", ""])
+async def test_a_body_that_is_declared_to_be_uncompressed_is_taken(client: httpx.AsyncClient, encoding: str) -> None:
+    answer = await client.post("/classify", content=picture(7), headers=JPEG | {"Content-Encoding": encoding})
+    assert answer.status_code == 200
 
 
 @pytest.mark.parametrize(
