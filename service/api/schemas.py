@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
+from model.config import ScoreName
 from service.pictures.colormaps import Colormap
 from service.pictures.heatmap import HeatmapFormat, View
 
@@ -99,6 +100,7 @@ class HeatmapData(Body):
     """Answer of /heatmap with `format=json`."""
 
     grid: Pair = Field(description="rows and columns of patches on the centred square of the picture")
+    score_name: ScoreName = Field(description="which frequency score `score` is, as in the query")
     score: list[list[float]] = Field(description="frequency score per patch, 0..1, in rows")
     source_map: list[list[int]] = Field(
         description="token that owns each patch after the block `layer`, in rows; -1 where the patch was pruned"
@@ -191,6 +193,11 @@ class HeatmapQuery(Parameters):
         "overlay",
         description="overlay: the score over the picture; score: the score alone; merged: one colour for the "
         "patches of each token; original: the picture; panel: original, score and overlay",
+    )
+    score: ScoreName = Field(
+        "lfgm",
+        description="which frequency score is drawn: lfgm, high-frequency energy of the channel mean, by which the "
+        "model protects tokens unless it was told otherwise; energy, the same of all channels",
     )
     colormap: Colormap = Field("jet", description="colours of the score, low to high")
     layer: int | None = Field(

@@ -43,7 +43,7 @@ def _run(options: argparse.Namespace) -> None:
     if options.heatmap:
         format = FORMATS[options.heatmap.suffix.lower()]
         source = answer if answer.heatmap_url else photo
-        options.heatmap.write_bytes(client.heatmap(source, view=options.view, format=format))
+        options.heatmap.write_bytes(client.heatmap(source, view=options.view, score=options.score, format=format))
 
 
 def _key(path: Path | None) -> str | None:
@@ -79,6 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("photo", type=Path, help="JPEG, PNG, WebP or GIF file")
     parser.add_argument("--heatmap", type=Path, metavar="OUT", help=f"where to write it: {', '.join(FORMATS)}")
     parser.add_argument("--view", default="overlay", help="overlay (default), score, merged, original or panel")
+    parser.add_argument(
+        "--score", default="lfgm", help="which score it shows: lfgm (default, of the channel mean) or energy (of all)"
+    )
     parser.add_argument("--top-k", type=int, default=5, metavar="N", help="how many labels (default 5)")
     parser.add_argument("--json", action="store_true", help="print the whole answer")
     parser.add_argument("--url", default=DEFAULT_URL, help=f"address of the service (default {DEFAULT_URL})")

@@ -23,6 +23,9 @@ NATIVE = 8
 GRID = (2, 3)
 PATCHES = 6
 SCORE = np.array([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], np.float32)
+ENERGY = np.array([1.0, 0.1, 0.3, 0.5, 0.7, 0.0], np.float32)
+SCORES = np.stack([SCORE, ENERGY])
+"""As `model.config.SCORE_NAMES` orders them."""
 SOURCE_MAPS = np.array([[0, 0, 1, 2, 3, 4], [0, 0, 1, 2, 2, 3]], np.int64)
 SOURCE_MAP = SOURCE_MAPS[-1]
 MERGE_LAYERS = (1, 3)
@@ -89,7 +92,7 @@ class FakeEngine:
         logits[np.arange(len(values)), [value % len(CLASS_NAMES) for value in values]] = 1
         if self.nan_for in values:
             logits[values.index(self.nan_for), 42] = np.nan
-        return EngineOutput(logits, np.tile(SCORE, (len(values), 1)), np.tile(SOURCE_MAPS, (len(values), 1, 1)))
+        return EngineOutput(logits, np.tile(SCORES, (len(values), 1, 1)), np.tile(SOURCE_MAPS, (len(values), 1, 1)))
 
 
 def served(engine: FakeEngine) -> ServedModel:

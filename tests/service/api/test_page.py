@@ -196,6 +196,34 @@ def test_the_colormap_colours_overlay_and_score_and_the_scale_beside_them(page: 
     assert np.ptp(pixels(page, "base"), axis=2).max() == 0
 
 
+def test_the_switch_draws_the_other_score_and_says_which_one_protects_the_tokens(page: Page, shared: Site) -> None:
+    choose(page, picture(90, WIDE))
+    shown(page)
+    lfgm = pixels(page, "heat")
+    expect(page.locator("#caption")).to_contain_text("mean of its channels (LFGM): what is detailed is protected")
+    asked = drawings(page)
+    page.click("label[for=score-energy]")
+    expect(page.locator("#caption")).to_contain_text("all of its channels. The model does not merge by this score.")
+    shown(page)
+    assert (pixels(page, "heat") != lfgm).any()
+    assert [url.split("score=")[1].split("&")[0] for url in asked] == ["energy"], "the picture below stays"
+    url = page.inner_text("#curl").splitlines()[1].split("'")[1]
+    assert "score=energy" in url
+    assert httpx.get(url).headers["content-type"] == "image/png"
+    page.click("label[for=view-score]")
+    shown(page)
+    energy = pixels(page, "base")
+    page.click("label[for=score-lfgm]")
+    expect(page.locator("#caption")).to_have_text(
+        "How much high-frequency detail each patch has in the mean of its channels (LFGM), one square per patch of the "
+        "centre crop."
+    )
+    shown(page)
+    assert (pixels(page, "base") != energy).any()
+    page.click("label[for=view-merged]")
+    expect(page.locator("#score-lfgm")).to_be_hidden()
+
+
 def test_what_the_centre_crop_cuts_off_is_shaded_in_the_original(page: Page) -> None:
     choose(page, picture(200, WIDE))
     page.click("label[for=view-original]")
@@ -402,6 +430,11 @@ def test_the_page_can_be_used_with_the_keyboard_alone(page: Page) -> None:
     page.keyboard.press("Enter")
     shown(page)
     page.keyboard.press("Home")
+    page.evaluate("document.activeElement.blur()")
+    tab_to("element.name === 'view'")
+    tab_to("element.name === 'score'")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#score-energy")).to_be_checked()
     page.evaluate("document.activeElement.blur()")
     tab_to("element.name === 'view'")
     page.keyboard.press("ArrowRight")
