@@ -60,7 +60,14 @@ class Classification(Body):
         description="relative reference to the heatmap, to be resolved against the URL of this request"
     )
     predictions: list[Prediction] = Field(description="most probable first, `top_k` of them")
-    warnings: list[str] = Field(description="what is wrong with the file although it was classified; mostly empty")
+    certain: bool | None = Field(
+        description="whether the best probability is at least `certain_from` of GET /model; null if the checkpoint has "
+        "no such threshold"
+    )
+    warnings: list[str] = Field(
+        description="what is wrong with the file although it was classified, and that the answer is uncertain; mostly "
+        "empty"
+    )
     model: ModelName
     timings_ms: dict[str, float] = Field(description="milliseconds per stage: read, decode, queue, copy, engine")
 
@@ -74,6 +81,7 @@ class BatchResult(Body):
         description="relative reference to the heatmap, to be resolved against the URL of this request"
     )
     predictions: list[Prediction] | None = Field(description="most probable first, `top_k` of them")
+    certain: bool | None = Field(description="as in Classification; null with a problem, too")
     warnings: list[str] | None = Field(description="as in Classification; null with a problem")
     problem: Problem | None = Field(description="why this file has no predictions; its `status` is its own")
 
@@ -163,6 +171,10 @@ class ModelCard(Body):
     top1: float | None = Field(description="share of the test images whose first label is right; null if not scored")
     top5: float | None = Field(description="share of the test images with the right label among the first five")
     scores: dict[str, float] = Field(description="all scores of the checkpoint; plain_… are without merging")
+    certain_from: float | None = Field(
+        description="probability of the best class from which an answer counts as certain; null if the checkpoint does "
+        "not say"
+    )
     versions: dict[str, str] = Field(description="versions that wrote the checkpoint")
     service_version: str
     limits: LimitsCard

@@ -40,6 +40,8 @@ def _run(options: argparse.Namespace) -> None:
     photo = options.photo.read_bytes()
     answer = client.classify(photo, options.top_k)
     sys.stdout.write(json.dumps(answer.body, indent=2) + "\n" if options.json else _table(answer))
+    for warning in answer.body.get("warnings", []):
+        sys.stderr.write(f"freqmerge: {warning}\n")
     if options.heatmap:
         format = FORMATS[options.heatmap.suffix.lower()]
         source = answer if answer.heatmap_url else photo

@@ -95,7 +95,7 @@ class FakeEngine:
         return EngineOutput(logits, np.tile(SCORES, (len(values), 1, 1)), np.tile(SOURCE_MAPS, (len(values), 1, 1)))
 
 
-def served(engine: FakeEngine) -> ServedModel:
+def served(engine: FakeEngine, certain_from: float | None = None) -> ServedModel:
     """The double as a model with CIFAR-100's labels."""
     manifest = Manifest(
         name="double",
@@ -105,17 +105,18 @@ def served(engine: FakeEngine) -> ServedModel:
         class_names=CLASS_NAMES,
         superclasses=SUPERCLASSES,
         scores={"top1": 0.5, "top5": 0.75},
+        certain_from=certain_from,
         versions={"torch": "0"},
         training={},
     )
     return ServedModel(engine, manifest, manifest.config, SCHEDULE, GRID, 123)
 
 
-def loader(engine: FakeEngine) -> ModelLoader:
+def loader(engine: FakeEngine, certain_from: float | None = None) -> ModelLoader:
     """A loader that gives the double at once."""
 
     def load(settings: Settings) -> ServedModel:
-        return served(engine)
+        return served(engine, certain_from)
 
     return load
 

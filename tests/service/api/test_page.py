@@ -109,6 +109,28 @@ def test_a_chosen_picture_gets_five_labels_with_bars_its_stage_times_and_its_ove
     assert pixels(page, "base").shape == pixels(page, "heat").shape == (96, 192, 3)
 
 
+def test_an_uncertain_answer_is_called_so_in_words_and_to_a_screen_reader(browser: Browser) -> None:
+    with site(loader(FakeEngine(), certain_from=0.5)) as doubtful, opened(browser, doubtful) as watched:
+        page = watched.page
+        choose(page, picture(8))
+        shown(page)
+        expect(page.locator("#answer-title")).to_have_text("Most probable uncertain")
+        expect(page.locator("#warnings li")).to_have_text(
+            "The answer is uncertain: its best probability, 0.026724, is below 0.5; the picture may show none of the "
+            "100 classes."
+        )
+        expect(page.locator("#spoken")).to_have_text("Uncertain. Most probable: bicycle, 3 %")
+        assert _violations(page) == []
+        assert watched.complaints == []
+
+
+def test_an_answer_that_is_not_doubted_says_nothing_of_it(page: Page) -> None:
+    choose(page, picture(8))
+    shown(page)
+    expect(page.locator("#certainty")).to_be_hidden()
+    expect(page.locator("#warnings")).to_be_hidden()
+
+
 def test_the_model_card_says_name_accuracy_and_token_counts(page: Page) -> None:
     facts = page.locator("#facts")
     for told in ("double", "50.0 % top-1, 75.0 % top-5", "6 → 5 → 4", "merged in 2 of 4 blocks", "fake on cpu, fp32"):
