@@ -62,6 +62,7 @@ def save_checkpoint(
     superclasses: Sequence[str] = SUPERCLASSES,
     scores: Mapping[str, float] | None = None,
     training: Mapping[str, Any] | None = None,
+    certain_from: float | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Manifest:
     """Writes model and manifest to `path` in one step, and returns the manifest.
@@ -85,6 +86,7 @@ def save_checkpoint(
         class_names=tuple(class_names),
         superclasses=tuple(superclasses),
         scores=dict(scores or {}),
+        certain_from=certain_from,
         versions=versions(),
         training=dict(training or {}),
     )

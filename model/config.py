@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
@@ -31,6 +31,12 @@ Scoring = Literal[
     "sobel",
 ]
 """Names of the strategies; `model.merging.strategies.STRATEGIES` has one function set for each."""
+
+ScoreName = Literal["lfgm", "energy"]
+"""The two frequency scores that every answer has, whatever the strategy: of the channel mean, and of all channels."""
+
+SCORE_NAMES: tuple[ScoreName, ...] = get_args(ScoreName)
+"""In the order of `frequency_scores` in every answer."""
 
 BackboneArg = bool | int | float | str
 """A value that timm's `create_model` takes and JSON can hold."""

@@ -27,6 +27,12 @@ class Manifest(Frozen):
     class_names: tuple[str, ...] = Field(description="name of each class id")
     superclasses: tuple[str, ...] = Field(description="superclass of each class id; empty if there are none")
     scores: dict[str, float] = Field(description="test scores, shares 0..1, such as top1 and top5")
+    certain_from: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="probability of the best class from which an answer counts as certain; none: nothing is said of it",
+    )
     versions: dict[str, str] = Field(description="versions that wrote the file")
     training: dict[str, Any] = Field(description="how the weights came about: command, data, epochs")
 

@@ -10,6 +10,7 @@ import torch
 from pydantic import Field, PositiveInt
 
 from model import ModelConfig
+from model.config import SCORE_NAMES, ScoreName
 from model.errors import ConfigError
 from training import cli, plots
 from training.data.dataset import Source
@@ -30,7 +31,10 @@ class EvaluateConfig(BenchConfig):
     batch_sizes: tuple[PositiveInt, ...] = Field(
         (1, 8, 32, 64, 256), min_length=1, description="batches that are timed"
     )
-    visualize: bool = Field(False, description="draw the frequency score of some test images")
+    visualize: bool = Field(False, description="draw a frequency score of some test images")
+    score: ScoreName = Field(
+        "lfgm", description="which score --visualize draws: of the channel mean (lfgm) or of all channels (energy)"
+    )
     confusion: bool = Field(False, description="draw the confusion matrix")
     pictured: tuple[str, ...] = Field(
         (),
@@ -41,7 +45,7 @@ class EvaluateConfig(BenchConfig):
     @property
     def heatmaps_path(self) -> Path:
         """Images, their frequency score, and both."""
-        return self.output_dir / "visualizations" / "lfgm_heatmaps.png"
+        return self.output_dir / "visualizations" / f"{self.score}_heatmaps.png"
 
     @property
     def confusion_path(self) -> Path:
@@ -76,7 +80,7 @@ def evaluate(config: EvaluateConfig, changes: dict[str, Any], command: str) -> d
         "evaluate", command, result, bench.device, bench.results, same=("digest", "config", "precision", "images")
     )
     if config.visualize:
-        _draw_heatmaps(bench, model_config, pictured, config.heatmaps_path)
+        _draw_heatmaps(bench, model_config, pictured, config)
     if config.confusion:
         plots.confusion_matrix(counts, manifest.class_names, manifest.superclasses, config.confusion_path)
     return result
@@ -109,14 +113,14 @@ def _pictured(config: EvaluateConfig, source: Source) -> Sequence[str]:
 
 
 @torch.inference_mode()
-def _draw_heatmaps(bench: Bench, model_config: ModelConfig, pictured: Sequence[str], path: Path) -> None:
+def _draw_heatmaps(bench: Bench, model_config: ModelConfig, pictured: Sequence[str], config: EvaluateConfig) -> None:
     labels, names = bench.images.labels.tolist(), bench.checkpoint.manifest.class_names
     present = [name for name in pictured if names.index(name) in labels]
     chosen = bench.images.take(torch.tensor([labels.index(names.index(name)) for name in present]))
     model = bench.model(model_config)
     output = model(bench.stage(chosen.pixels.to(bench.device)))
-    score = output.frequency_score.float().cpu().unflatten(1, model.grid)
-    plots.heatmaps(chosen.pixels.numpy(), score.numpy(), present, path)
+    score = output.frequency_scores[:, SCORE_NAMES.index(config.score)].float().cpu().unflatten(1, model.grid)
+    plots.heatmaps(chosen.pixels.numpy(), score.numpy(), present, config.heatmaps_path, config.score)
 
 
 def report(result: dict[str, Any]) -> str:

@@ -63,7 +63,7 @@ class Answers(NamedTuple):
     """What one engine says about all images."""
 
     logits: Float[np.ndarray, "images classes"]
-    frequency_score: Float[np.ndarray, "images patches"]
+    frequency_scores: Float[np.ndarray, "images scores patches"]
     source_map: Int[np.ndarray, "images patches"]
 
 
@@ -83,7 +83,7 @@ def compare(answers: Answers, reference: Answers) -> Parity:
     """Agreement with a reference on the same images."""
     return Parity(
         float((answers.logits.argmax(axis=1) == reference.logits.argmax(axis=1)).mean()),
-        float(np.abs(answers.frequency_score - reference.frequency_score).max()),
+        float(np.abs(answers.frequency_scores - reference.frequency_scores).max()),
         float(np.abs(answers.logits - reference.logits).max()),
         float((answers.source_map == reference.source_map).all(axis=1).mean()),
     )

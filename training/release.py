@@ -1,7 +1,8 @@
 """`python -m training.release`: score a trained checkpoint on the test set and write the one that ships.
 
 Merging needs no training, so a plainly trained checkpoint is released with the merging config given here, its
-scores measured with and without merging. Its confidence is calibrated on training images that were held out.
+scores measured with and without merging. Its confidence is calibrated on training images that were held out, which also
+say from which probability on an answer counts as certain.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from training import cli
 from training.data import dataset, held_out
 from training.data.dataset import Source
 from training.data.images import Images
-from training.measure.calibration import fit_temperature, fold_temperature
+from training.measure.calibration import fit_certainty, fit_temperature, fold_temperature
 from training.measure.scores import BINS, answers, calibration_error, scores
 
 KEPT = ("backbone", "backbone_args", "num_classes", "image_size")
@@ -44,7 +45,9 @@ class ReleaseConfig(Frozen):
     data_dir: Path | None = Field(None, description=f"{dataset.DESCRIPTION}; none downloads CIFAR-100")
     half: bool = Field(False, description="store float16 weights")
     calibrate: bool = Field(
-        True, description="divide the logits by the temperature that fits the held-out training images best"
+        True,
+        description="divide the logits by the temperature that fits the held-out training images best, and say from "
+        "which probability on an answer is certain",
     )
     batch_size: int = Field(500, ge=1, description="images per evaluation step")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
@@ -83,6 +86,7 @@ def release(config: ReleaseConfig, changes: dict[str, Any], command: str) -> Man
             "calibration": calibration,
             "released_by": command,
         },
+        certain_from=calibration.get("certainty", {}).get("certain_from"),
         dtype=torch.float16 if config.half else torch.float32,
     )
     told = json.dumps(manifest.model_dump(mode="json"), indent=1)
@@ -109,6 +113,7 @@ def _calibration(checkpoint: Checkpoint, config: ReleaseConfig, source: Source) 
         "loss": [before.loss, after.loss],
         "calibration_error": [before.calibration_error, after.calibration_error],
         "bins": BINS,
+        "certainty": fit_certainty(logits / temperature, images.labels)._asdict(),
     }
 
 
@@ -142,7 +147,17 @@ def report(manifest: Manifest) -> str:
     ]
     calibration = manifest.training["calibration"]
     told = f"{calibration['images']:,} held-out training images" if "images" in calibration else calibration["why"]
-    return "\n".join([*lines, f"{'temperature':<16}{calibration['temperature']:.3f} ({told})"])
+    lines.append(f"{'temperature':<16}{calibration['temperature']:.3f} ({told})")
+    if certainty := calibration.get("certainty"):
+        lines.append(f"{'certain from':<16}{certainty['certain_from']:.4f} ({_worth(certainty)})")
+    return "\n".join(lines)
+
+
+def _worth(certainty: dict[str, float | None]) -> str:
+    """What the threshold is worth on the images that it was chosen on."""
+    parts = ((certainty["right_of_certain"], "of them"), (certainty["right_of_others"], "of the others"))
+    right = " and ".join(f"{share:.1%} {which}" for share, which in parts if share is not None)
+    return f"{certainty['certain']:.1%} of these images; right are {right}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
+from model.config import SCORE_NAMES
 from model.engines.engine import Engine, EngineOutput, Precision
 from model.errors import EngineError
 
@@ -80,9 +81,10 @@ def _difference(found: EngineOutput, wanted: EngineOutput, allowed: Tolerance) -
     median, worst = float(np.median(errors)), float(errors.max())
     if median > allowed.logits or worst > WORST:
         return f"logits off by {median:.2g} at the median and {worst:.2g} at worst (allowed: {allowed.logits}, {WORST})"
-    score = float(np.abs(found.frequency_score - wanted.frequency_score).mean())
-    if score > allowed.score:
-        return f"a frequency score off by {score:.2g} (allowed: {allowed.score})"
+    differences = np.abs(found.frequency_scores - wanted.frequency_scores).mean(axis=(0, 2))
+    for score, difference in zip(SCORE_NAMES, differences.tolist(), strict=True):
+        if difference > allowed.score:
+            return f"a frequency score off by {difference:.2g} ({score}; allowed: {allowed.score})"
     if (found.source_maps.max(axis=2) != wanted.source_maps.max(axis=2)).any() or found.source_maps.min() < -1:
         return "source maps with other token counts"
     return ""

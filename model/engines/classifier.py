@@ -16,7 +16,7 @@ _NAMES: dict[torch.dtype, Precision] = {torch.float32: "fp32", torch.float16: "f
 
 
 class Classifier(nn.Module):
-    """The whole graph: uint8 at the native size in, logits, score and source maps out."""
+    """The whole graph: uint8 at the native size in, logits, scores and source maps out."""
 
     def __init__(self, model: FreqMergeViT, input_stage: InputStage) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Classifier(nn.Module):
 def classifier_of(checkpoint: Checkpoint, precision: Precision = "fp32") -> Classifier:
     """The checkpoint's model behind its input stage, in evaluation mode; changes the checkpoint's model.
 
-    Only the backbone takes the precision. Its input stage, the frequency score, the cosine of the matching and the
+    Only the backbone takes the precision. Its input stage, the frequency scores, the cosine of the matching and the
     log of the token sizes are float32 whatever it is.
     """
     model = checkpoint.model

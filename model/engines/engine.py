@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from model.config import SCORE_NAMES
 from model.errors import EngineError
 
 KINDS = ("eager", "inductor", "openvino", "tensorrt")
@@ -23,9 +24,20 @@ class EngineOutput(NamedTuple):
     """Host arrays of one batch."""
 
     logits: Float[np.ndarray, "batch classes"]
-    frequency_score: Float[np.ndarray, "batch patches"]
+    frequency_scores: Float[np.ndarray, "batch scores patches"]
+    """The scores of `model.config.SCORE_NAMES`, in order, 0..1 per image."""
     source_maps: Int[np.ndarray, "batch merging_blocks patches"]
     """Owner of every patch after each merging block."""
+
+    @property
+    def frequency_score(self) -> Float[np.ndarray, "batch patches"]:
+        """LFGM, of the channel mean."""
+        return self.frequency_scores[:, SCORE_NAMES.index("lfgm")]
+
+    @property
+    def energy(self) -> Float[np.ndarray, "batch patches"]:
+        """High-frequency energy of all channels."""
+        return self.frequency_scores[:, SCORE_NAMES.index("energy")]
 
     @property
     def source_map(self) -> Int[np.ndarray, "batch patches"]:

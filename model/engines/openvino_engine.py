@@ -82,10 +82,10 @@ class OpenVINOEngine:
         """The answer for 1..max_batch_size images; raises `EngineError`."""
         check_batch(images, self.native_size, self.max_batch_size)
         try:
-            logits, score, owners = self._request.infer([np.ascontiguousarray(images)]).values()
+            logits, scores, owners = self._request.infer([np.ascontiguousarray(images)]).values()
         except Exception as error:  # OpenVINO raises RuntimeError and its own types; callers need one
             raise EngineError(f"openvino engine on cpu failed on {len(images)} images: {error}") from error
-        return EngineOutput(logits, score, owners)
+        return EngineOutput(logits, scores, owners)
 
 
 def create(

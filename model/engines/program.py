@@ -12,7 +12,7 @@ from model.engines.classifier import Classifier
 MAX_BATCH_SIZE = 256
 
 INPUTS = ("images",)
-OUTPUTS = ("logits", "frequency_score", "source_maps")
+OUTPUTS = ("logits", "frequency_scores", "source_maps")
 """Names of what goes in and comes out, in order."""
 
 
@@ -27,11 +27,11 @@ class _Plain(nn.Module):
         self, images: UInt8[Tensor, "batch 3 native native"]
     ) -> tuple[
         Float[Tensor, "batch classes"],
-        Float[Tensor, "batch patches"],
+        Float[Tensor, "batch scores patches"],
         Int[Tensor, "batch merging_blocks patches"],
     ]:
         output = self.classifier(images)
-        return output.logits, output.frequency_score, output.source_maps
+        return output.logits, output.frequency_scores, output.source_maps
 
 
 def exported(classifier: Classifier, max_batch_size: int = MAX_BATCH_SIZE) -> ExportedProgram:

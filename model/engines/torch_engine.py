@@ -106,8 +106,10 @@ def bucket_sizes(max_batch_size: int) -> tuple[int, ...]:
 
 
 def host_arrays(parts: Sequence[Tensor], count: int) -> EngineOutput:
-    """Logits, score and source maps of the first `count` images, copied to the host once they are computed."""
-    logits, score, owners = (part[:count].cpu().numpy() for part in parts)
+    """Logits, scores and source maps of the first `count` images, copied to the host once they are computed."""
+    logits, scores, owners = (part[:count].cpu().numpy() for part in parts)
     return EngineOutput(
-        logits.astype(np.float32, copy=False), score.astype(np.float32, copy=False), owners.astype(np.int64, copy=False)
+        logits.astype(np.float32, copy=False),
+        scores.astype(np.float32, copy=False),
+        owners.astype(np.int64, copy=False),
     )

@@ -1,4 +1,4 @@
-"""LFGM, the frequency score: high-frequency energy of the channel mean on the patch grid.
+"""Frequency scores: high-frequency energy on the patch grid, of the channel mean (LFGM) and of all channels.
 
 The seed filters with a 2-D FFT. The filter is linear and the grid is fixed, so it is a projection:
 with U the orthonormal real modes inside the disc of radius r, high-pass(m) = m - U (U^T m). That
@@ -84,6 +84,13 @@ def channel_energy(
     wide = features if features.dtype == torch.float64 else features.float()
     modes = basis.to(wide.dtype)
     return (wide - modes @ (modes.T @ wide)).square().mean(dim=2)
+
+
+def energy_score(
+    features: Float[Tensor, "batch patches dim"], basis: Float[Tensor, "patches modes"]
+) -> Float[Tensor, "batch patches"]:
+    """High-frequency energy of all channels, stretched to 0..1 per image; a flat image gives zeros."""
+    return normalise(channel_energy(features, basis))
 
 
 def rank(score: Float[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens"]:

@@ -11,9 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from model.config import MergeConfig, ModelConfig
+from model.config import SCORE_NAMES, MergeConfig, ModelConfig
 from model.errors import ConfigError
-from model.merging.frequency import low_pass_basis, rank, score_values
+from model.merging.frequency import energy_score, low_pass_basis, rank, score_values
 from model.merging.matching import assignment_matrix, follow, merge_rotary, unmerge
 from model.merging.schedule import token_schedule
 from model.merging.strategies import STRATEGIES, First, Strategy, View
@@ -37,12 +37,23 @@ class FreqMergeOutput(NamedTuple):
     """Answer of a `FreqMergeViT`."""
 
     logits: Float[Tensor, "batch classes"]
-    frequency_score: Float[Tensor, "batch patches"]
-    """LFGM at the first merging block, 0..1 per image, whatever the scoring strategy and the keep rate."""
+    frequency_scores: Float[Tensor, "batch scores patches"]
+    """The scores of `model.config.SCORE_NAMES`, in order, at the first merging block: 0..1 per image, float32, whatever
+    the scoring strategy and the keep rate."""
     source_maps: Int[Tensor, "batch merging_blocks patches"]
     """Index, among the patch tokens left after each merging block, of the token that owns each patch; -1 where it was
     pruned."""
     trace: tuple[Trace, ...] = ()
+
+    @property
+    def frequency_score(self) -> Float[Tensor, "batch patches"]:
+        """LFGM, of the channel mean."""
+        return self.frequency_scores[:, SCORE_NAMES.index("lfgm")]
+
+    @property
+    def energy(self) -> Float[Tensor, "batch patches"]:
+        """High-frequency energy of all channels."""
+        return self.frequency_scores[:, SCORE_NAMES.index("energy")]
 
     @property
     def source_map(self) -> Int[Tensor, "batch patches"]:
@@ -72,6 +83,8 @@ class Passed(NamedTuple):
     stream: Stream
     """Its tokens after the final norm."""
     first: First
+    first_tokens: Float[Tensor, "batch patches dim"]
+    """Patch tokens of the first merging block after its attention, before anything merges there."""
     source_maps: list[Tensor]
     steps: list[Trace]
 
@@ -134,10 +147,17 @@ class Merging(nn.Module):
         return self
 
     def explain(self, images: Float[Tensor, "batch channels height width"], trace: bool = False) -> FreqMergeOutput:
-        """Logits, frequency score and source maps of normalised images; with `trace`, of every merging block."""
+        """Logits, frequency scores and source maps of normalised images; with `trace`, of every merging block."""
         passed = self._pass(images, trace)
         logits = self._head(passed.stream)
-        return FreqMergeOutput(logits, passed.first.score, torch.stack(passed.source_maps, dim=1), tuple(passed.steps))
+        maps = torch.stack(passed.source_maps, dim=1)
+        return FreqMergeOutput(logits, self._scores(passed), maps, tuple(passed.steps))
+
+    def _scores(self, passed: Passed) -> Float[Tensor, "batch scores patches"]:
+        with in_full(passed.first_tokens.device.type):
+            # detached: nothing is learnt from this map, and training would keep its float32 tokens for the way back
+            energy = energy_score(passed.first_tokens.detach(), self.basis)
+        return torch.stack([passed.first.score, energy], dim=1)  # in the order of SCORE_NAMES
 
     def _pass(self, images: Tensor, trace: bool = False) -> Passed:
         vit, patches = self.vit, self.grid[0] * self.grid[1]
@@ -149,6 +169,7 @@ class Merging(nn.Module):
             rotary=rotary,
         )
         first: First | None = None
+        first_tokens: Tensor | None = None
         steps: list[Trace] = []
         owners: list[Tensor] = []
         for layer, block in enumerate(vit.blocks):
@@ -159,6 +180,7 @@ class Merging(nn.Module):
                 continue
             entered, backward = hooks.enter(block, stream.tokens)
             view, stream = self._attend(layer, images, stream._replace(tokens=entered), bias, first)
+            first_tokens = view.tokens if first_tokens is None else first_tokens
             with in_full(x.device.type):
                 first, stream = self._reduce(view, stream, self.schedule[layer])
             if trace:
@@ -168,7 +190,8 @@ class Merging(nn.Module):
             stream = stream._replace(tokens=hooks.leave(block, entered, after, backward))
             owners.append(stream.source_map)
         assert first is not None  # merge_layers is never empty
-        return Passed(stream._replace(tokens=vit.norm(stream.tokens)), first, owners, steps)
+        assert first_tokens is not None
+        return Passed(stream._replace(tokens=vit.norm(stream.tokens)), first, first_tokens, owners, steps)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Training computes each block's activations again in the backward pass instead of keeping them, or no more."""
@@ -285,7 +308,7 @@ class FreqMergeViT(Merging):
         super().__init__(vit, config)
 
     def forward(self, images: Float[Tensor, "batch 3 height width"], trace: bool = False) -> FreqMergeOutput:
-        """Logits, frequency score and source map of normalised images; with `trace`, of every merging block."""
+        """Logits, frequency scores and source maps of normalised images; with `trace`, of every merging block."""
         return self.explain(images, trace)
 
     def _pass(self, images: Tensor, trace: bool = False) -> Passed:

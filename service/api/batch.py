@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api import openapi
-from service.api.classify import heatmap_url, model_name, predictions
+from service.api.classify import heatmap_url, label, model_name
 from service.api.recent import keep
 from service.api.recognition import Recognised, recognise_many
 from service.api.schemas import BatchClassification, BatchResult, ClassifyQuery, Problem
@@ -79,12 +79,14 @@ async def _files(service: Service, request: Request) -> Sequence[forms.Part]:
 def _classified(
     service: Service, file: forms.Part, recognised: Recognised, image_id: str | None, top_k: int
 ) -> BatchResult:
+    labelled = label(service, recognised, top_k)
     return BatchResult(
         filename=file.filename,
         image_id=image_id,
         heatmap_url=heatmap_url(image_id, ROOT),
-        predictions=predictions(service, recognised, top_k),
-        warnings=list(recognised.warnings),
+        predictions=labelled.predictions,
+        certain=labelled.certain,
+        warnings=labelled.warnings,
         problem=None,
     )
 
@@ -97,6 +99,7 @@ def _refused(service: Service, request: Request, file: forms.Part, error: Reques
         image_id=None,
         heatmap_url=None,
         predictions=None,
+        certain=None,
         warnings=None,
         problem=Problem(**document),
     )

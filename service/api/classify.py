@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api import openapi
-from service.api.predictions import most_probable
+from service.api.predictions import doubts, most_probable
 from service.api.recent import keep
 from service.api.recognition import Recognised, recognise
 from service.api.schemas import Classification, ClassifyQuery, ModelName, Prediction
@@ -34,11 +34,13 @@ def classify_router(service: Service) -> APIRouter:
         [image_id] = await keep(service, request, [recognised])
         stages = exchange_of(request).stages
         with stages.measure("encode"):
+            labelled = label(service, recognised, query.top_k)
             body = Classification(
                 image_id=image_id,
                 heatmap_url=heatmap_url(image_id),
-                predictions=predictions(service, recognised, query.top_k),
-                warnings=list(recognised.warnings),
+                predictions=labelled.predictions,
+                certain=labelled.certain,
+                warnings=labelled.warnings,
                 model=model_name(recognised.model),
                 timings_ms=stages.milliseconds(),
             )
@@ -47,11 +49,23 @@ def classify_router(service: Service) -> APIRouter:
     return router
 
 
-def predictions(service: Service, recognised: Recognised, top_k: int) -> list[Prediction]:
-    """The most probable labels of a picture; counts the prediction."""
+class Labelled(NamedTuple):
+    """What is said of a picture."""
+
+    predictions: list[Prediction]
+    certain: bool | None
+    """Whether the first of them counts as certain; None where the checkpoint does not say from when."""
+    warnings: list[str]
+    """What is wrong with the file, and what speaks against the answer."""
+
+
+def label(service: Service, recognised: Recognised, top_k: int) -> Labelled:
+    """The most probable labels of a picture, and what to make of them; counts the prediction."""
     best = most_probable(recognised.answer.logits, service.labels, top_k)
     service.metrics.predicted(best[0].class_id)
-    return best
+    certain_from = recognised.model.manifest.certain_from
+    doubted = doubts(best[0], len(service.labels), certain_from)
+    return Labelled(best, None if certain_from is None else not doubted, [*recognised.warnings, *doubted])
 
 
 def heatmap_url(image_id: str | None, root: str = "") -> str | None:

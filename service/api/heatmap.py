@@ -1,4 +1,4 @@
-"""GET and POST /heatmap: the frequency score and the merged tokens of a picture, drawn over it or as numbers."""
+"""GET and POST /heatmap: a frequency score and the merged tokens of a picture, drawn over it or as numbers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
+from model.config import ScoreName
 from service.api import openapi
 from service.api.recent import find
 from service.api.recognition import recognise
@@ -74,8 +75,8 @@ async def _answer(
     served = service.loaded()
     block = position(query.layer, served.config.merge_layers)
     if query.format == "json":
-        return numbers(stored, served, block)
-    drawing = jobs.Drawing(query.view, query.colormap, query.opacity, query.size, query.format, block)
+        return numbers(stored, served, block, query.score)
+    drawing = jobs.Drawing(query.view, query.colormap, query.opacity, query.size, query.format, block, query.score)
     return Response(await _draw(service, request, stored, drawing), media_type=f"image/{query.format}")
 
 
@@ -123,13 +124,14 @@ def position(layer: int | None, merge_layers: Sequence[int]) -> int:
     return merge_layers.index(layer)
 
 
-def numbers(stored: StoredImage, served: ServedModel, block: int) -> HeatmapData:
+def numbers(stored: StoredImage, served: ServedModel, block: int, score: ScoreName = "lfgm") -> HeatmapData:
     """What is drawn, as numbers; the source map is that of the merging block at this position."""
     maps = stored.source_maps.reshape(-1, *served.grid).tolist()
     layers = served.config.merge_layers
     return HeatmapData(
         grid=served.grid,
-        score=stored.frequency_score.reshape(served.grid).astype(float).round(6).tolist(),
+        score_name=score,
+        score=stored.score(score).reshape(served.grid).astype(float).round(6).tolist(),
         source_map=maps[block],
         merges=[
             MergeData(layer=layer, tokens=served.schedule[layer], source_map=owners)

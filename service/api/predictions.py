@@ -18,6 +18,19 @@ def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     return shares
 
 
+def doubts(best: Prediction, classes: int, certain_from: float | None) -> list[str]:
+    """Why an answer whose most probable label is this one does not count as certain; empty where it does.
+
+    It does from the checkpoint's threshold on, and where the checkpoint has none.
+    """
+    if certain_from is None or best.probability >= certain_from:
+        return []
+    return [
+        f"the answer is uncertain: its best probability, {best.probability:g}, is below {certain_from:g}; the picture "
+        f"may show none of the {classes} classes"
+    ]
+
+
 def most_probable(logits: NDArray[np.float32], labels: Sequence[dict[str, Any]], top_k: int) -> list[Prediction]:
     """The `top_k` labels (or all) with their probabilities, most probable first; ties by class id."""
     shares = probabilities(logits)

@@ -47,7 +47,7 @@ class Recognised(NamedTuple):
 
     def stored(self) -> StoredImage:
         """What is needed to draw its heatmap."""
-        return stored_image(self.data, self.answer.frequency_score, self.answer.source_maps)
+        return stored_image(self.data, self.answer.frequency_scores, self.answer.source_maps)
 
 
 async def recognise(service: Service, request: Request) -> Recognised:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
+from model.config import ScoreName
 from service.pictures.colormaps import Colormap
 from service.pictures.heatmap import HeatmapFormat, View
 
@@ -59,7 +60,14 @@ class Classification(Body):
         description="relative reference to the heatmap, to be resolved against the URL of this request"
     )
     predictions: list[Prediction] = Field(description="most probable first, `top_k` of them")
-    warnings: list[str] = Field(description="what is wrong with the file although it was classified; mostly empty")
+    certain: bool | None = Field(
+        description="whether the best probability is at least `certain_from` of GET /model; null if the checkpoint has "
+        "no such threshold"
+    )
+    warnings: list[str] = Field(
+        description="what is wrong with the file although it was classified, and that the answer is uncertain; mostly "
+        "empty"
+    )
     model: ModelName
     timings_ms: dict[str, float] = Field(description="milliseconds per stage: read, decode, queue, copy, engine")
 
@@ -73,6 +81,7 @@ class BatchResult(Body):
         description="relative reference to the heatmap, to be resolved against the URL of this request"
     )
     predictions: list[Prediction] | None = Field(description="most probable first, `top_k` of them")
+    certain: bool | None = Field(description="as in Classification; null with a problem, too")
     warnings: list[str] | None = Field(description="as in Classification; null with a problem")
     problem: Problem | None = Field(description="why this file has no predictions; its `status` is its own")
 
@@ -99,6 +108,7 @@ class HeatmapData(Body):
     """Answer of /heatmap with `format=json`."""
 
     grid: Pair = Field(description="rows and columns of patches on the centred square of the picture")
+    score_name: ScoreName = Field(description="which frequency score `score` is, as in the query")
     score: list[list[float]] = Field(description="frequency score per patch, 0..1, in rows")
     source_map: list[list[int]] = Field(
         description="token that owns each patch after the block `layer`, in rows; -1 where the patch was pruned"
@@ -161,6 +171,10 @@ class ModelCard(Body):
     top1: float | None = Field(description="share of the test images whose first label is right; null if not scored")
     top5: float | None = Field(description="share of the test images with the right label among the first five")
     scores: dict[str, float] = Field(description="all scores of the checkpoint; plain_… are without merging")
+    certain_from: float | None = Field(
+        description="probability of the best class from which an answer counts as certain; null if the checkpoint does "
+        "not say"
+    )
     versions: dict[str, str] = Field(description="versions that wrote the checkpoint")
     service_version: str
     limits: LimitsCard
@@ -191,6 +205,11 @@ class HeatmapQuery(Parameters):
         "overlay",
         description="overlay: the score over the picture; score: the score alone; merged: one colour for the "
         "patches of each token; original: the picture; panel: original, score and overlay",
+    )
+    score: ScoreName = Field(
+        "lfgm",
+        description="which frequency score is drawn: lfgm, high-frequency energy of the channel mean, by which the "
+        "model protects tokens unless it was told otherwise; energy, the same of all channels",
     )
     colormap: Colormap = Field("jet", description="colours of the score, low to high")
     layer: int | None = Field(

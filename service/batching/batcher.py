@@ -339,12 +339,12 @@ class Batcher:
         sound = np.isfinite(output.logits).all(axis=1)
         if not sound.all():
             log.error("the engine gave logits that are not finite for %d of %d images", (~sound).sum(), len(sound))
-        rows = zip(batch, sound, output.logits, output.frequency_score, output.source_maps, strict=True)
+        rows = zip(batch, sound, output.logits, output.frequency_scores, output.source_maps, strict=True)
         return [
-            (slot, Answer(logits, score, source, began - slot.waiting_since, copy_s, engine_s, len(batch), began))
+            (slot, Answer(logits, scores, source, began - slot.waiting_since, copy_s, engine_s, len(batch), began))
             if finite
             else (slot, _engine_failed())
-            for slot, finite, logits, score, source in rows
+            for slot, finite, logits, scores, source in rows
         ]
 
     def _deliver(self, verdicts: Sequence[Verdict]) -> None:

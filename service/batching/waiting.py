@@ -15,12 +15,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from model.config import SCORE_NAMES, ScoreName
+
 
 class Answer(NamedTuple):
     """The engine's output for one image; the arrays are rows of its batch."""
 
     logits: NDArray[np.float32]
-    frequency_score: NDArray[np.float32]
+    frequency_scores: NDArray[np.float32]
+    """The scores of `model.config.SCORE_NAMES`, in order, [scores, patches]."""
     source_maps: NDArray[np.int64]
     """Owner of every patch after each merging block, [merging blocks, patches]."""
     queue_s: float
@@ -29,6 +32,11 @@ class Answer(NamedTuple):
     batch_size: int
     began: float
     """When its batch was put together, on the batcher's clock: between waiting and copying."""
+
+    def score(self, name: ScoreName) -> NDArray[np.float32]:
+        """One of the scores [patches], 0..1."""
+        chosen: NDArray[np.float32] = self.frequency_scores[SCORE_NAMES.index(name)]
+        return chosen
 
     @property
     def source_map(self) -> NDArray[np.int64]:

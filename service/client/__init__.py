@@ -82,7 +82,7 @@ class Client:
         return Answer(predictions, urljoin(url, heatmap) if heatmap else None, body)
 
     def heatmap(self, photo: Photo | Answer, **parameters: str | float) -> bytes:
-        """The drawing of a picture's heatmap as a file; `parameters` as in docs/reference/api.md: view, format, size…
+        """The drawing of a picture's heatmap as a file; `parameters` as in docs/reference/api.md: view, score, format…
 
         An `Answer` of `classify` saves sending the picture again, for as long as the service keeps it.
         """

@@ -40,10 +40,12 @@ def _run(options: argparse.Namespace) -> None:
     photo = options.photo.read_bytes()
     answer = client.classify(photo, options.top_k)
     sys.stdout.write(json.dumps(answer.body, indent=2) + "\n" if options.json else _table(answer))
+    for warning in answer.body.get("warnings", []):
+        sys.stderr.write(f"freqmerge: {warning}\n")
     if options.heatmap:
         format = FORMATS[options.heatmap.suffix.lower()]
         source = answer if answer.heatmap_url else photo
-        options.heatmap.write_bytes(client.heatmap(source, view=options.view, format=format))
+        options.heatmap.write_bytes(client.heatmap(source, view=options.view, score=options.score, format=format))
 
 
 def _key(path: Path | None) -> str | None:
@@ -79,6 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("photo", type=Path, help="JPEG, PNG, WebP or GIF file")
     parser.add_argument("--heatmap", type=Path, metavar="OUT", help=f"where to write it: {', '.join(FORMATS)}")
     parser.add_argument("--view", default="overlay", help="overlay (default), score, merged, original or panel")
+    parser.add_argument(
+        "--score", default="lfgm", help="which score it shows: lfgm (default, of the channel mean) or energy (of all)"
+    )
     parser.add_argument("--top-k", type=int, default=5, metavar="N", help="how many labels (default 5)")
     parser.add_argument("--json", action="store_true", help="print the whole answer")
     parser.add_argument("--url", default=DEFAULT_URL, help=f"address of the service (default {DEFAULT_URL})")

@@ -1,4 +1,4 @@
-"""Pictures of the frequency score and of the merged tokens. Pure: a picture and arrays in, a picture out.
+"""Pictures of a frequency score and of the merged tokens. Pure: a picture and arrays in, a picture out.
 
 The network sees only the centred square of a picture (`model.images.prepare.center_square`), so the grid of
 patches covers that square. What the square cuts off is drawn dimmed and without colour: it played no part.
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from model.config import ScoreName
 from model.images.prepare import center_square
 from service.pictures import figure
 from service.pictures.colormaps import Colormap, coloured
@@ -33,7 +34,7 @@ UNSEEN_LEVELS = [20 + level // 2 for level in range(256)]
 _DARK = 96
 """Mean level below which a token's border is lighter than the token, not darker."""
 
-_CAPTIONS = ("original", "frequency score", "overlay")
+_SCORE_CAPTIONS: dict[ScoreName, str] = {"lfgm": "frequency score", "energy": "channel energy"}
 
 _SAVE_OPTIONS: dict[ImageFormat, dict[str, Any]] = {
     "png": {"compress_level": 1},
@@ -51,6 +52,7 @@ class Scene(NamedTuple):
     colormap: Colormap
     opacity: float
     size: int
+    score_name: ScoreName
 
 
 def render(
@@ -63,14 +65,16 @@ def render(
     colormap: Colormap = "jet",
     opacity: float = 0.5,
     size: int = 1024,
+    score_name: ScoreName = "lfgm",
 ) -> Image.Image:
     """RGB drawing of one view, at most `size` on its longer side and no finer than the picture itself.
 
     `score` [patches] in 0..1 and `source_map` [patches] (owner token of every patch, -1 where it was pruned)
-    lie on `grid` (rows, columns). `opacity` is the share of the heatmap in the overlay.
+    lie on `grid` (rows, columns). `opacity` is the share of the heatmap in the overlay, `score_name` what a caption
+    calls the score.
     """
     owners = np.asarray(source_map).reshape(grid)
-    return _DRAW[view](Scene(picture, score_grid(score, grid), owners, colormap, opacity, size))
+    return _DRAW[view](Scene(picture, score_grid(score, grid), owners, colormap, opacity, size, score_name))
 
 
 def score_grid(score: NDArray[np.float32], grid: tuple[int, int]) -> NDArray[np.float32]:
@@ -118,7 +122,8 @@ def _panel(scene: Scene) -> Image.Image:
     overlay = _overlay(scene._replace(picture=picture, size=max(picture.size)))
     side = picture.height if in_a_row else picture.width // 3
     card = figure.score_card(scene.score, scene.colormap, max(1, side))
-    sheet = figure.arranged([picture, card, overlay], _CAPTIONS, letter, in_a_row=in_a_row)
+    captions = ("original", _SCORE_CAPTIONS[scene.score_name], "overlay")
+    sheet = figure.arranged([picture, card, overlay], captions, letter, in_a_row=in_a_row)
     return fit(sheet, scene.size)  # the gaps alone may exceed a size of a few pixels
 
 

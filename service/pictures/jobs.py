@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from model.config import ScoreName
 from model.images.pictures import network_side
 from service.pictures.colormaps import Colormap
 from service.pictures.decode_pool import DecodeWorkers
@@ -37,6 +38,7 @@ class Drawing(NamedTuple):
     format: ImageFormat
     block: int = -1
     """Position, among the merging blocks, of the one whose tokens are drawn."""
+    score: ScoreName = "lfgm"
 
 
 def decode_file(
@@ -67,12 +69,13 @@ def draw(
     picture = decode(stored.data, **_limits(settings), keep_side=max(how.size, 16), budget=budget, **costly)
     image = render(
         picture.image,
-        stored.frequency_score,
+        stored.score(how.score),
         stored.source_maps[how.block],
         grid,
         view=how.view,
         colormap=how.colormap,
         opacity=how.opacity,
         size=how.size,
+        score_name=how.score,
     )
     return encode(image, how.format)

@@ -42,7 +42,7 @@ class Rows(NamedTuple):
     """The answers of one call, a row per image; logits that are not finite mark an image on which the engine failed."""
 
     logits: NDArray[np.float32]
-    frequency_score: NDArray[np.float32]
+    frequency_scores: NDArray[np.float32]
     source_maps: NDArray[np.uint16]
     """Owner of every patch after each merging block; a quarter of the engine's int64, which is most of an answer."""
 
@@ -73,11 +73,11 @@ def packed(ends: Sequence[Answer | Exception]) -> Reply:
     rows = [end if isinstance(end, Answer) else answers[0]._replace(logits=failed) for end in ends]
     return Rows(
         np.stack([row.logits for row in rows]),
-        np.stack([row.frequency_score for row in rows]),
+        np.stack([row.frequency_scores for row in rows]),
         np.stack([row.source_maps for row in rows]).astype(np.uint16),
     )
 
 
 def unpacked(rows: Rows) -> EngineOutput:
     """The rows as an engine on this machine would have given them."""
-    return EngineOutput(rows.logits, rows.frequency_score, rows.source_maps.astype(np.int64))
+    return EngineOutput(rows.logits, rows.frequency_scores, rows.source_maps.astype(np.int64))

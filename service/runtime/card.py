@@ -33,6 +33,7 @@ def model_card(served: ServedModel, settings: Settings) -> dict[str, Any]:
         "top1": manifest.scores.get("top1"),
         "top5": manifest.scores.get("top5"),
         "scores": manifest.scores,
+        "certain_from": manifest.certain_from,
         "versions": manifest.versions,
         "service_version": __version__,
         "limits": _limits(settings),

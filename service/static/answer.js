@@ -5,10 +5,15 @@ import { byId, make, milliseconds, percent, speak, words } from "./dom.js";
 /** Shows an answer of /classify; `aroundMs` is what it took as seen from the browser. */
 export function showAnswer({ body, stages }, aroundMs) {
   byId("predictions").replaceChildren(...body.predictions.map(prediction));
+  const uncertain = body.certain === false;
+  byId("certainty").hidden = !uncertain;
+  byId("answer").classList.toggle("uncertain", uncertain);
+  byId("warnings").replaceChildren(...body.warnings.map((text) => make("li", {}, sentence(text))));
+  byId("warnings").hidden = body.warnings.length === 0;
   showStages(stages.length ? stages : Object.entries(body.timings_ms), aroundMs);
   for (const id of ["answer", "times", "shell"]) byId(id).hidden = false;
   const best = body.predictions[0];
-  speak(`Most probable: ${words(best.label)}, ${percent(best.probability, 0)}`);
+  speak(`${uncertain ? "Uncertain. " : ""}Most probable: ${words(best.label)}, ${percent(best.probability, 0)}`);
 }
 
 /** What drawing the present view took. */
@@ -16,6 +21,8 @@ export function showDrawingTime(stages) {
   const drawn = stages.find(([name]) => name === "draw");
   byId("drawn").textContent = drawn ? ` Drawing this view took ${milliseconds(drawn[1])}.` : "";
 }
+
+const sentence = (text) => `${text[0].toUpperCase()}${text.slice(1)}.`;
 
 function prediction({ label, superclass, probability }) {
   const fill = make("div", { class: "fill" });

@@ -84,7 +84,7 @@ byId("key-form").addEventListener("submit", async (event) => {
   if (!limits && again !== introduce) await introduce();
   await again();
 });
-for (const control of [...document.querySelectorAll("input[name=view]"), byId("colormap"), byId("block")]) {
+for (const control of [...document.querySelectorAll("input[name=view], input[name=score]"), byId("colormap"), byId("block")]) {
   control.addEventListener("input", draw);
 }
 byId("opacity").addEventListener("input", () => {

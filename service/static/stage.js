@@ -7,10 +7,18 @@ import { showDrawingTime } from "./answer.js";
 
 const CUT_OFF = "Shaded parts are cut off by the centre crop: the model does not see them.";
 
+const PROTECTS = { lfgm: "lfgm", stream_detail: "energy" }; // the score behind a strategy of the model
+
+const SEEN = {
+  lfgm: "How much high-frequency detail each patch has in the mean of its channels (LFGM)",
+  energy: "How much high-frequency detail each patch has in all of its channels",
+};
+
 let picture = null; // {file, name, id}
 let drawings = new Map(); // address of a drawing → promise of {url, stages}
 let limits = { heatmap_max_side: 1024 };
 let merges = []; // [{layer, before, tokens}]
+let protecting = null; // the score by which the model protects tokens, if it is one of the two
 let newest = 0;
 
 export const current = () => ({ picture, query: described() });
@@ -23,6 +31,8 @@ export function useModel(card) {
     before: layer > 0 ? card.schedule[layer - 1] : patches,
     tokens: card.schedule[layer],
   }));
+  const merging = card.schedule.at(-1) < patches && card.config.alpha > 0;
+  protecting = merging ? PROTECTS[card.config.scoring] : null;
   byId("block").max = String(merges.length - 1);
   byId("block").value = byId("block").max;
   adjust();
@@ -77,6 +87,7 @@ function drawn(query) {
 }
 
 const view = () => document.querySelector("input[name=view]:checked").value;
+const score = () => document.querySelector("input[name=score]:checked").value;
 const colormap = () => byId("colormap").value;
 const merge = () => merges[Number(byId("block").value)];
 const size = () => Math.min(1024, limits.heatmap_max_side);
@@ -84,20 +95,21 @@ const size = () => Math.min(1024, limits.heatmap_max_side);
 /** The drawings that make up the view. */
 function layers() {
   const plain = { view: "overlay", opacity: 0, size: size(), format: "webp" };
-  if (view() === "overlay") return { base: plain, heat: { ...plain, opacity: 1, colormap: colormap() } };
-  if (view() === "score") return { base: { view: "score", colormap: colormap(), size: size() } };
+  if (view() === "overlay") return { base: plain, heat: { ...plain, opacity: 1, ...painted() } };
+  if (view() === "score") return { base: { view: "score", ...painted(), size: size() } };
   if (view() === "merged") return { base: { view: "merged", ...layer(), size: size() } };
   return { base: plain };
 }
 
 /** The one drawing of /heatmap that shows the same as the page. */
 function described() {
-  if (view() === "overlay") return { view: "overlay", colormap: colormap(), opacity: byId("opacity").value / 100 };
-  if (view() === "score") return { view: "score", colormap: colormap() };
+  if (view() === "overlay") return { view: "overlay", ...painted(), opacity: byId("opacity").value / 100 };
+  if (view() === "score") return { view: "score", ...painted() };
   if (view() === "merged") return { view: "merged", ...layer() };
   return { view: "original" };
 }
 
+const painted = () => ({ score: score(), colormap: colormap() });
 const layer = () => (merge() ? { layer: merge().layer } : {});
 
 /** Controls and words of the view, and the opacity: no request. */
@@ -116,11 +128,17 @@ export function adjust() {
   byId("caption").textContent = caption();
 }
 
+/** What the score means for the tokens. */
+const fate = () =>
+  score() === protecting
+    ? ": what is detailed is protected, what is smooth is merged."
+    : ". The model does not merge by this score.";
+
 function caption() {
   if (view() === "overlay") {
-    return `How much high-frequency detail each patch has: what is detailed is protected, what is smooth is merged. ${CUT_OFF}`;
+    return `${SEEN[score()]}${fate()} ${CUT_OFF}`;
   }
-  if (view() === "score") return "The same score alone, one square per patch of the centre crop.";
+  if (view() === "score") return `${SEEN[score()]}, one square per patch of the centre crop.`;
   if (view() === "merged") {
     return `Patches that became one token have its mean colour; lines separate tokens. ${CUT_OFF}`;
   }

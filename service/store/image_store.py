@@ -15,6 +15,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from model.config import SCORE_NAMES, ScoreName
+
 ID_BYTES = 16
 """Randomness in an image id: whoever has not been told one cannot guess it."""
 
@@ -27,19 +29,25 @@ class StoredImage:
     """An uploaded file, and what the engine found in it."""
 
     data: bytes
-    frequency_score: NDArray[np.float32]
+    frequency_scores: NDArray[np.float32]
+    """The scores of `model.config.SCORE_NAMES`, in order, [scores, patches]."""
     source_maps: NDArray[np.int64]
     """Owner of every patch after each merging block, [merging blocks, patches]."""
+
+    def score(self, name: ScoreName) -> NDArray[np.float32]:
+        """One of the scores [patches], 0..1."""
+        chosen: NDArray[np.float32] = self.frequency_scores[SCORE_NAMES.index(name)]
+        return chosen
 
     @property
     def size_bytes(self) -> int:
         """Memory that the entry takes."""
-        return len(self.data) + self.frequency_score.nbytes + self.source_maps.nbytes + ENTRY_OVERHEAD_BYTES
+        return len(self.data) + self.frequency_scores.nbytes + self.source_maps.nbytes + ENTRY_OVERHEAD_BYTES
 
 
-def stored_image(data: bytes, frequency_score: NDArray[np.float32], source_maps: NDArray[np.int64]) -> StoredImage:
+def stored_image(data: bytes, frequency_scores: NDArray[np.float32], source_maps: NDArray[np.int64]) -> StoredImage:
     """An entry with its own small arrays; rows of a batch would keep the whole batch alive."""
-    return StoredImage(data, frequency_score.copy(), source_maps.copy())
+    return StoredImage(data, frequency_scores.copy(), source_maps.copy())
 
 
 def new_id() -> str:

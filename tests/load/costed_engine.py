@@ -45,6 +45,8 @@ class CostedEngine:
     """An engine that sleeps as long as its cost says, which frees the interpreter as an accelerator does."""
 
     def __init__(self, cost: Cost, max_batch_size: int = MAX_BATCH_SIZE) -> None:
+        from model.config import SCORE_NAMES
+
         self.kind = "fake"
         self.device = "cpu"
         self.precision: Precision = "fp32"
@@ -54,7 +56,7 @@ class CostedEngine:
         self._cost = cost
         patches = GRID[0] * GRID[1]
         self._logits = np.linspace(0, 1, CLASSES, dtype=np.float32)[None]
-        self._score = np.linspace(0, 1, patches, dtype=np.float32)[None]
+        self._scores = np.tile(np.linspace(0, 1, patches, dtype=np.float32), (1, len(SCORE_NAMES), 1))
         self._sources = np.tile(np.arange(patches, dtype=np.int64), (1, MERGING_BLOCKS, 1))
 
     def warm_up(self) -> None:
@@ -67,7 +69,7 @@ class CostedEngine:
         count = len(images)
         time.sleep(self._cost.batch_s(count))
         return EngineOutput(
-            np.repeat(self._logits, count, 0), np.repeat(self._score, count, 0), np.repeat(self._sources, count, 0)
+            np.repeat(self._logits, count, 0), np.repeat(self._scores, count, 0), np.repeat(self._sources, count, 0)
         )
 
 

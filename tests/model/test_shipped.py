@@ -37,7 +37,7 @@ def test_the_shipped_model_answers_for_a_photo_with_a_score_that_shows_the_pictu
     answer = engine.run(prepare_image(Image.fromarray(pixels), engine.native_size)[None])
     assert np.isfinite(answer.logits).all()
     rows, columns = shipped.model.grid
-    score = answer.frequency_score.reshape(rows, columns)
-    assert score.min() == 0
-    assert score.max() == pytest.approx(1, abs=1e-3)
+    for score in (answer.frequency_score.reshape(rows, columns), answer.energy.reshape(rows, columns)):
+        assert score.min() == 0
+        assert score.max() == pytest.approx(1, abs=1e-3)
     assert len(np.unique(answer.source_map)) == shipped.model.schedule[-1]

@@ -23,6 +23,9 @@ NATIVE = 8
 GRID = (2, 3)
 PATCHES = 6
 SCORE = np.array([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], np.float32)
+ENERGY = np.array([1.0, 0.1, 0.3, 0.5, 0.7, 0.0], np.float32)
+SCORES = np.stack([SCORE, ENERGY])
+"""As `model.config.SCORE_NAMES` orders them."""
 SOURCE_MAPS = np.array([[0, 0, 1, 2, 3, 4], [0, 0, 1, 2, 2, 3]], np.int64)
 SOURCE_MAP = SOURCE_MAPS[-1]
 MERGE_LAYERS = (1, 3)
@@ -89,10 +92,10 @@ class FakeEngine:
         logits[np.arange(len(values)), [value % len(CLASS_NAMES) for value in values]] = 1
         if self.nan_for in values:
             logits[values.index(self.nan_for), 42] = np.nan
-        return EngineOutput(logits, np.tile(SCORE, (len(values), 1)), np.tile(SOURCE_MAPS, (len(values), 1, 1)))
+        return EngineOutput(logits, np.tile(SCORES, (len(values), 1, 1)), np.tile(SOURCE_MAPS, (len(values), 1, 1)))
 
 
-def served(engine: FakeEngine) -> ServedModel:
+def served(engine: FakeEngine, certain_from: float | None = None) -> ServedModel:
     """The double as a model with CIFAR-100's labels."""
     manifest = Manifest(
         name="double",
@@ -102,17 +105,18 @@ def served(engine: FakeEngine) -> ServedModel:
         class_names=CLASS_NAMES,
         superclasses=SUPERCLASSES,
         scores={"top1": 0.5, "top5": 0.75},
+        certain_from=certain_from,
         versions={"torch": "0"},
         training={},
     )
     return ServedModel(engine, manifest, manifest.config, SCHEDULE, GRID, 123)
 
 
-def loader(engine: FakeEngine) -> ModelLoader:
+def loader(engine: FakeEngine, certain_from: float | None = None) -> ModelLoader:
     """A loader that gives the double at once."""
 
     def load(settings: Settings) -> ServedModel:
-        return served(engine)
+        return served(engine, certain_from)
 
     return load
 

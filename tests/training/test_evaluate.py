@@ -70,6 +70,14 @@ def test_the_benchmark_times_every_batch_size_beside_the_plain_vit(config):
     assert report(result).count("times the plain ViT") == 2
 
 
+def test_either_score_is_drawn_into_a_file_of_its_own(config):
+    for score in ("lfgm", "energy"):
+        evaluate.evaluate(config.replace(visualize=True, pictured=("bicycle",), score=score), {}, "the command")
+    paths = [config.output_dir / "visualizations" / f"{score}_heatmaps.png" for score in ("lfgm", "energy")]
+    lfgm, energy = (np.asarray(Image.open(path).convert("RGB")) for path in paths)
+    assert lfgm.shape != energy.shape or (lfgm != energy).any()
+
+
 def test_heatmaps_have_three_rows_of_the_chosen_classes(config):
     evaluate.evaluate(config.replace(visualize=True, pictured=("bicycle", "fox")), {}, "the command")
     with Image.open(config.heatmaps_path) as picture:

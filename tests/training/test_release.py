@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from model import load_checkpoint, macs
+from model.checkpoint import read_manifest
 from training import tables, timing, train
 from training.data import dataset
 from training.errors import TrainingError
@@ -49,10 +50,18 @@ def test_a_release_divides_the_logits_by_the_temperature_of_the_held_out_images(
     assert torch.allclose(calibrated.bias * calibration["temperature"], raw.bias, atol=1e-6)
     assert f"({told.scores['uncalibrated_error']:.2%} uncalibrated)" in report(told)
     assert f"temperature     {calibration['temperature']:.3f} (120 held-out training images)" in report(told)
+    certainty = calibration["certainty"]
+    assert told.certain_from == read_manifest(config.out).certain_from == certainty["certain_from"]
+    assert certainty["right_of_others"] is None or certainty["right_of_others"] <= 0.5
+    assert f"certain from    {told.certain_from:.4f} ({certainty['certain']:.1%} of these images; right are" in report(
+        told
+    )
 
     images = dataset.source(data_dir).load("test", 32)
     before = release(config.replace(calibrate=False), {"keep_rate": 0.6}, "the command")
     assert before.training["calibration"] == {"temperature": 1.0, "why": "not asked for"}
+    assert before.certain_from is None
+    assert "certain from" not in report(before)
     assert before.scores["calibration_error"] == pytest.approx(told.scores["uncalibrated_error"], abs=1e-5)
     assert (before.scores["top1"], len(images)) == (told.scores["top1"], 100)
 

@@ -1,4 +1,4 @@
-"""The frequency score of some images, as the seed draws it."""
+"""A frequency score of some images, as the seed draws it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,17 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from model import files
+from model.config import ScoreName
 
 SIDE = 224
 """Side of one picture in pixels."""
 OPACITY = 0.5
+
+_LABELS: dict[ScoreName, str] = {"lfgm": "score φ", "energy": "energy"}
+_ENDS: dict[ScoreName, list[str]] = {
+    "lfgm": ["0: merges first", "1: protected"],
+    "energy": ["0: smooth", "1: detailed"],
+}
 
 
 def heatmaps(
@@ -21,6 +28,7 @@ def heatmaps(
     scores: Float[np.ndarray, "count rows columns"],
     names: Sequence[str],
     path: Path,
+    score_name: ScoreName = "lfgm",
 ) -> None:
     """Three rows: images, score (JET, blue 0 to red 1, one square per patch), score over image."""
     from matplotlib.cm import ScalarMappable
@@ -35,10 +43,10 @@ def heatmaps(
             axes[row, column].imshow(picture, interpolation="nearest")
             axes[row, column].set(xticks=[], yticks=[])
         axes[0, column].set_title(name.replace("_", " "), fontsize=10)
-    for row, label in enumerate(("image", "score φ", "overlay")):
+    for row, label in enumerate(("image", _LABELS[score_name], "overlay")):
         axes[row, 0].set_ylabel(label)
     bar = figure.colorbar(ScalarMappable(cmap="jet"), ax=axes, shrink=0.6, aspect=30)
-    bar.set_ticks([0, 1], labels=["0: merges first", "1: protected"])
+    bar.set_ticks([0, 1], labels=_ENDS[score_name])
     with files.replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=130)
 

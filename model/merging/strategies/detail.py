@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from model.merging.frequency import channel_energy, normalise
+from model.merging.frequency import energy_score, normalise
 from model.merging.matching import weighted_merge
 from model.merging.strategies.lfgm import lfgm
 from model.merging.strategies.strategy import summed_size
@@ -56,4 +56,4 @@ def detail_weighted_mean(
 
 
 def _detail(view: View, features: Float[Tensor, "batch tokens channels"]) -> Float[Tensor, "batch tokens"]:
-    return view.pooled(normalise(channel_energy(view.spread(features), view.basis)))
+    return view.pooled(energy_score(view.spread(features), view.basis))

@@ -70,6 +70,7 @@ def outputs(served: ServedModel) -> tuple[Tensor, ...]:
         Tensor("logits", "FP32", (-1, classes)),
         Tensor("label", "BYTES", (-1,)),
         Tensor("frequency_score", "FP32", (-1, patches)),
+        Tensor("energy", "FP32", (-1, patches)),
         Tensor("source_map", "INT64", (-1, patches)),
     )
 

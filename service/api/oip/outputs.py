@@ -63,7 +63,9 @@ def _values(name: str, answer: Answer) -> NDArray[Any]:
         return probabilities(answer.logits).astype("<f4")
     if name == "source_map":
         return answer.source_map.astype("<i8")
-    return (answer.logits if name == "logits" else answer.frequency_score).astype("<f4")
+    if name == "logits":
+        return answer.logits.astype("<f4")
+    return answer.score("energy" if name == "energy" else "lfgm").astype("<f4")
 
 
 def _classification(values: NDArray[np.float32], classes: int, labels: Sequence[str]) -> list[str]:

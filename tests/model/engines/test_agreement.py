@@ -36,7 +36,13 @@ def rounded(answer):
 
 
 def coarse(answer):
-    return answer._replace(frequency_score=np.round(answer.frequency_score, 1))
+    return answer._replace(frequency_scores=np.round(answer.frequency_scores, 1))
+
+
+def coarse_energy(answer):
+    return coarse(answer)._replace(
+        frequency_scores=np.stack([answer.frequency_score, np.round(answer.energy, 1)], axis=1)
+    )
 
 
 def unwritten(answer):
@@ -62,7 +68,8 @@ def test_an_engine_that_answers_as_eager_but_for_rounding_passes(eager):
         (reverse, "logits off by"),
         (one_stale, r"logits off by 0 at the median and"),
         (unwritten, "logits that are not finite"),
-        (coarse, "a frequency score off by"),
+        (coarse, r"a frequency score off by \S+ \(lfgm; allowed"),
+        (coarse_energy, r"a frequency score off by \S+ \(energy; allowed"),
         (one_token, "source maps with other token counts"),
     ],
 )

@@ -81,6 +81,13 @@ def test_a_stale_or_foreign_engine_is_refused_with_the_reason(written, origin, c
         artifact.read(written, origin.replace(**change), 256)
 
 
+def test_an_engine_of_another_format_is_refused(written, origin):
+    manifest = written.with_suffix(".json")
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": 2}))
+    with pytest.raises(ArtifactError, match="expected engine format 3, found 2; build it again"):
+        artifact.read(written, origin, 256)
+
+
 def test_an_engine_for_smaller_batches_is_refused(written, origin):
     with pytest.raises(ArtifactError, match=r"expected an engine for 1\.\.257 images, found 1\.\.256"):
         artifact.read(written, origin, 257)

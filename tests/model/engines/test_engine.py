@@ -36,7 +36,7 @@ def expected(checkpoint, images):
 
 def assert_same(found, wanted, tolerance):
     np.testing.assert_allclose(found.logits, wanted.logits, atol=tolerance)
-    np.testing.assert_allclose(found.frequency_score, wanted.frequency_score, atol=tolerance)
+    np.testing.assert_allclose(found.frequency_scores, wanted.frequency_scores, atol=tolerance)
     assert np.array_equal(found.source_maps, wanted.source_maps)
 
 
@@ -129,7 +129,8 @@ def test_an_unknown_precision_is_refused(checkpoint):
 def test_answers_are_plain_arrays_of_the_stated_types(checkpoint):
     output = create_engine(checkpoint, "eager", "cpu").run(pictures(2))
     assert (output.logits.dtype, output.logits.shape) == (np.float32, (2, 100))
-    assert (output.frequency_score.dtype, output.frequency_score.shape) == (np.float32, (2, 36))
+    assert (output.frequency_scores.dtype, output.frequency_scores.shape) == (np.float32, (2, 2, 36))
+    assert (output.frequency_score.shape, output.energy.shape) == ((2, 36), (2, 36))
     assert (output.source_maps.dtype, output.source_maps.shape) == (np.int64, (2, 2, 36))
 
 

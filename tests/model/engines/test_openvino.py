@@ -52,7 +52,7 @@ def pictures(count):
 
 def assert_same(found, wanted):
     np.testing.assert_allclose(found.logits, wanted.logits, atol=1e-4)
-    np.testing.assert_allclose(found.frequency_score, wanted.frequency_score, atol=1e-4)
+    np.testing.assert_allclose(found.frequency_scores, wanted.frequency_scores, atol=1e-4)
     assert np.array_equal(found.source_maps, wanted.source_maps)
     assert [part.dtype for part in found] == [np.float32, np.float32, np.int64]
 

@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.errors import ConfigError
-from model.merging.frequency import frequency_score, high_pass, low_pass_basis
-from tests.model.merging.twins import fft_score
+from model.merging.frequency import channel_energy, energy_score, frequency_score, high_pass, low_pass_basis
+from tests.model.merging.twins import fft_energy, fft_score
 
 grids = st.tuples(st.integers(1, 16), st.integers(1, 16))
 
@@ -21,6 +21,44 @@ def test_the_closed_form_equals_the_fft_in_double_precision(grid, radius, seed):
     torch.testing.assert_close(
         frequency_score(tokens, grid, radius), fft_score(tokens, grid, radius), atol=1e-9, rtol=0
     )
+
+
+@settings(deadline=None, max_examples=60)
+@given(grid=grids, radius=st.integers(0, 9), channels=st.integers(1, 6), seed=st.integers(0, 2**16))
+def test_the_energy_of_all_channels_equals_the_fft_in_double_precision(grid, radius, channels, seed):
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randn(2, grid[0] * grid[1], channels, dtype=torch.float64, generator=generator)
+    basis, energy = low_pass_basis(grid, radius), fft_energy(tokens, grid, radius)
+    torch.testing.assert_close(channel_energy(tokens, basis), energy, atol=1e-12, rtol=1e-9)
+    if basis.shape[1] == basis.shape[0]:  # everything is low: what is left is rounding, which min-max would stretch
+        return
+    low, high = energy.amin(1, keepdim=True), energy.amax(1, keepdim=True)
+    torch.testing.assert_close(energy_score(tokens, basis), (energy - low) / (high - low + 1e-6), atol=1e-9, rtol=0)
+
+
+def test_on_the_seed_grid_the_energy_of_all_channels_agrees_with_the_fft_in_single_precision():
+    tokens = torch.randn(4, 196, 384, generator=torch.Generator().manual_seed(3))
+    energy = fft_energy(tokens.double(), (14, 14), 2)
+    low, high = energy.amin(1, keepdim=True), energy.amax(1, keepdim=True)
+    found = energy_score(tokens, low_pass_basis((14, 14), 2).float())
+    torch.testing.assert_close(found.double(), (energy - low) / (high - low + 1e-6), atol=1e-5, rtol=0)
+
+
+@settings(deadline=None, max_examples=30)
+@given(grid=grids, seed=st.integers(0, 2**16))
+def test_one_channel_alone_has_the_energy_that_lfgm_scores(grid, seed):
+    tokens = torch.randn(2, grid[0] * grid[1], 1, generator=torch.Generator().manual_seed(seed))
+    found = energy_score(tokens, low_pass_basis(grid, 1).float())
+    torch.testing.assert_close(found, frequency_score(tokens, grid, 1), atol=1e-4, rtol=0)
+
+
+def test_detail_that_cancels_in_the_channel_mean_is_seen_by_the_energy_alone():
+    tokens = torch.zeros(1, 64, 8)
+    tokens[0, 27, :4], tokens[0, 27, 4:] = 10.0, -10.0
+    energy = energy_score(tokens, low_pass_basis((8, 8), 1).float())[0]
+    assert energy.argmax() == 27
+    assert energy[27] == pytest.approx(1.0, abs=1e-4)
+    assert frequency_score(tokens, (8, 8), 1).max() < 1e-6
 
 
 def test_the_seed_grid_has_thirteen_low_modes_and_agrees_with_the_fft_in_single_precision():

@@ -7,8 +7,9 @@ from timm.layers.attention import Attention
 from timm.models.vision_transformer import ParallelScalingBlock, ResPostBlock, VisionTransformer
 
 from model import FreqMergeViT, ModelConfig, build
+from model.config import SCORE_NAMES
 from model.errors import BackboneError, ConfigError
-from model.merging.frequency import frequency_score, score_values
+from model.merging.frequency import energy_score, frequency_score, low_pass_basis, score_values
 from model.merging.strategies import STRATEGIES
 from tests.model.merging.twins import tome_logits
 from tests.model.tiny import TINY, images, tiny
@@ -126,6 +127,46 @@ def test_the_frequency_score_is_that_of_the_first_merging_block_at_any_keep_rate
     torch.testing.assert_close(output.frequency_score, expected)
 
 
+@pytest.mark.parametrize("keep_rate", [0.7, 1.0])
+@pytest.mark.parametrize("scoring", ["lfgm", "none", "stream_detail", "attention"])
+def test_the_energy_is_that_of_the_first_merging_block_whatever_protects_the_tokens(keep_rate, scoring):
+    stream = residual_stream(tiny(keep_rate=1.0), 1, images(2))
+    expected = energy_score(stream, low_pass_basis((6, 6), 2).float())
+    with torch.no_grad():
+        output = tiny(keep_rate=keep_rate, scoring=scoring)(images(2), trace=True)
+    torch.testing.assert_close(output.energy, expected)
+    assert (output.energy.amin(dim=1) == 0).all()
+    assert (output.energy.amax(dim=1) > 0.999).all()
+
+
+def test_every_answer_has_its_scores_in_the_order_of_their_names():
+    with torch.no_grad():
+        output = tiny()(images(2))
+    assert output.frequency_scores.shape == (2, len(SCORE_NAMES), 36)
+    assert SCORE_NAMES == ("lfgm", "energy")
+    assert torch.equal(output.frequency_scores, torch.stack([output.frequency_score, output.energy], dim=1))
+    assert not torch.allclose(output.frequency_score, output.energy)
+
+
+def test_the_energy_is_what_the_strategy_stream_detail_protects_by_at_first(monkeypatch):
+    seen = []
+    own = STRATEGIES["stream_detail"]
+    spy = dataclasses.replace(own, score=lambda view: seen.append(own.score(view)) or seen[-1])
+    monkeypatch.setitem(STRATEGIES, "stream_detail", spy)
+    with torch.no_grad():
+        output = tiny(scoring="stream_detail")(images(2))
+    torch.testing.assert_close(output.energy, seen[0])
+
+
+def test_nothing_is_learnt_from_the_energy():
+    model = tiny().train()
+    weighted = torch.rand(2, 36)
+    (model(images(2)).energy * weighted).sum().backward()
+    assert all(parameter.grad is None or not parameter.grad.any() for parameter in model.parameters())
+    (model(images(2)).frequency_score * weighted).sum().backward()
+    assert model.vit.blocks[0].attn.qkv.weight.grad.any()
+
+
 def test_token_sizes_and_source_maps_follow_the_schedule():
     with torch.no_grad():
         output = tiny()(images(3), trace=True)
@@ -201,6 +242,9 @@ def test_half_precision_keeps_the_score_in_single_precision():
         output = model(images(2).bfloat16())
     assert output.logits.dtype == torch.bfloat16
     assert output.frequency_score.dtype == torch.float32
+    assert output.energy.dtype == torch.float32
+    stream = residual_stream(tiny(keep_rate=1.0).to(torch.bfloat16), 1, images(2).bfloat16())
+    torch.testing.assert_close(output.energy, energy_score(stream.float(), model.basis))
 
 
 def test_merge_layers_outside_the_depth_are_refused():

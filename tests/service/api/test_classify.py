@@ -11,8 +11,8 @@ import pytest
 
 from model.labels import CLASS_NAMES, SUPERCLASSES
 from service.api.schemas import Classification
-from tests.service.conftest import Running, entered, until
-from tests.support.doubles import FakeEngine, picture
+from tests.service.conftest import Running, entered, running, until
+from tests.support.doubles import FakeEngine, loader, picture
 from tests.support.wire import json_of
 
 pytestmark = pytest.mark.anyio
@@ -31,6 +31,39 @@ async def test_a_picture_gets_five_labels_the_most_probable_first(client: httpx.
     assert found.predictions[1].probability == pytest.approx(1 / (2.718282 + 99), abs=1e-6)
     assert found.model.digest == "0" * 64
     assert list(found.timings_ms) == ["read", "decode", "queue", "copy", "engine"]
+
+
+SHARE = 0.026724
+"""Best probability of the double's answers."""
+
+
+@pytest.mark.parametrize(
+    ("certain_from", "certain"), [(None, None), (0.0, True), (SHARE, True), (0.0268, False), (1.0, False)]
+)
+async def test_an_answer_below_the_checkpoints_threshold_is_uncertain_and_says_so_in_its_warnings(
+    engine: FakeEngine, certain_from: float | None, certain: bool | None
+) -> None:
+    async with running(loader(engine, certain_from)) as app:
+        found = (await app.client.post("/classify", content=picture(7))).json()
+        [result] = (await app.client.post("/classify/batch", files={"file": picture(7)})).json()["results"]
+        card = (await app.client.get("/model")).json()
+    assert found["predictions"][0]["probability"] == SHARE
+    assert found["certain"] is result["certain"] is certain
+    told = [
+        f"the answer is uncertain: its best probability, {SHARE}, is below {certain_from:g}; the picture may show none "
+        "of the 100 classes"
+        for _ in range(certain is False)
+    ]
+    assert found["warnings"] == result["warnings"] == told
+    assert card["certain_from"] == certain_from
+
+
+async def test_a_damaged_file_and_an_uncertain_answer_are_two_warnings(engine: FakeEngine) -> None:
+    whole = picture(90, (64, 64), "JPEG")
+    async with running(loader(engine, 0.5)) as app:
+        first, second = (await app.client.post("/classify", content=whole[:-2])).json()["warnings"]
+    assert first.startswith("the file is cut off")
+    assert second.startswith("the answer is uncertain")
 
 
 @pytest.mark.parametrize(("top_k", "count"), [(1, 1), (100, 100)])

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from model.config import SCORE_NAMES
 from service.api.schemas import HeatmapData
 from service.batching.batcher import Counts
 from service.pictures.heatmap import View
 from tests.service.conftest import Running, until
-from tests.support.doubles import GRID, MERGE_LAYERS, SCORE, SOURCE_MAP, SOURCE_MAPS, FakeEngine, picture
+from tests.support.doubles import ENERGY, GRID, MERGE_LAYERS, SCORE, SOURCE_MAP, SOURCE_MAPS, FakeEngine, picture
 from tests.support.wire import problem
 
 pytestmark = pytest.mark.anyio
@@ -56,8 +57,12 @@ async def test_opacity_zero_is_the_picture_itself(client: httpx.AsyncClient) -> 
 
 @pytest.mark.parametrize("view", get_args(View))
 @pytest.mark.parametrize("format", ["png", "webp", "jpeg"])
-async def test_every_view_comes_in_every_format(client: httpx.AsyncClient, view: str, format: str) -> None:
-    answer = await client.post(f"/heatmap?view={view}&format={format}&size=300", content=picture(90, (320, 240)))
+@pytest.mark.parametrize("score", SCORE_NAMES)
+async def test_every_view_comes_in_every_format_and_of_both_scores(
+    client: httpx.AsyncClient, view: str, format: str, score: str
+) -> None:
+    url = f"/heatmap?view={view}&format={format}&size=300&score={score}"
+    answer = await client.post(url, content=picture(90, (320, 240)))
     assert answer.headers["content-type"] == f"image/{format}"
     drawing = opened(answer)
     assert drawing.format == format.upper()
@@ -87,6 +92,45 @@ async def test_json_gives_the_numbers_in_rows(client: httpx.AsyncClient) -> None
     assert [merge.layer for merge in numbers.merges] == list(MERGE_LAYERS)
     assert [merge.tokens for merge in numbers.merges] == [5, 4]
     assert [merge.source_map for merge in numbers.merges] == SOURCE_MAPS.reshape(-1, *GRID).tolist()
+
+
+@pytest.mark.parametrize("view", get_args(View))
+async def test_the_score_decides_what_is_drawn_where_a_score_is_drawn_and_lfgm_is_the_default(
+    client: httpx.AsyncClient, view: str
+) -> None:
+    data = picture(90, (640, 480))
+    url = f"{await classified(client, data)}&view={view}"
+    unnamed, lfgm, energy = [
+        opened(await client.get(f"{url}{score}")).tobytes() for score in ("", "&score=lfgm", "&score=energy")
+    ]
+    assert unnamed == lfgm
+    assert (lfgm != energy) == (view in ("overlay", "score", "panel"))
+    posted = await client.post(f"/heatmap?view={view}&score=energy", content=data)
+    assert opened(posted).tobytes() == energy
+
+
+async def test_the_numbers_name_their_score(client: httpx.AsyncClient) -> None:
+    url = f"{await classified(client, picture(90))}&format=json"
+    for query, name, values in (
+        ("", "lfgm", SCORE),
+        ("&score=lfgm", "lfgm", SCORE),
+        ("&score=energy", "energy", ENERGY),
+    ):
+        for answer in (
+            await client.get(url + query),
+            await client.post(f"/heatmap?format=json{query}", content=picture(90)),
+        ):
+            numbers = HeatmapData.model_validate(answer.json())
+            assert numbers.score_name == name
+            assert np.allclose(numbers.score, values.reshape(GRID))
+            assert numbers.source_map == SOURCE_MAP.reshape(GRID).tolist()
+
+
+async def test_an_unknown_score_is_refused(client: httpx.AsyncClient) -> None:
+    refused = problem(await client.post("/heatmap?score=entropy", content=picture(90)), 422, "bad_parameter")
+    assert refused["errors"][0]["parameter"] == "score"
+    assert "lfgm" in refused["detail"]
+    assert "energy" in refused["detail"]
 
 
 async def test_a_layer_picks_the_merging_block_whose_tokens_are_drawn_and_the_last_is_the_default(

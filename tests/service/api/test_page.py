@@ -109,6 +109,28 @@ def test_a_chosen_picture_gets_five_labels_with_bars_its_stage_times_and_its_ove
     assert pixels(page, "base").shape == pixels(page, "heat").shape == (96, 192, 3)
 
 
+def test_an_uncertain_answer_is_called_so_in_words_and_to_a_screen_reader(browser: Browser) -> None:
+    with site(loader(FakeEngine(), certain_from=0.5)) as doubtful, opened(browser, doubtful) as watched:
+        page = watched.page
+        choose(page, picture(8))
+        shown(page)
+        expect(page.locator("#answer-title")).to_have_text("Most probable uncertain")
+        expect(page.locator("#warnings li")).to_have_text(
+            "The answer is uncertain: its best probability, 0.026724, is below 0.5; the picture may show none of the "
+            "100 classes."
+        )
+        expect(page.locator("#spoken")).to_have_text("Uncertain. Most probable: bicycle, 3 %")
+        assert _violations(page) == []
+        assert watched.complaints == []
+
+
+def test_an_answer_that_is_not_doubted_says_nothing_of_it(page: Page) -> None:
+    choose(page, picture(8))
+    shown(page)
+    expect(page.locator("#certainty")).to_be_hidden()
+    expect(page.locator("#warnings")).to_be_hidden()
+
+
 def test_the_model_card_says_name_accuracy_and_token_counts(page: Page) -> None:
     facts = page.locator("#facts")
     for told in ("double", "50.0 % top-1, 75.0 % top-5", "6 → 5 → 4", "merged in 2 of 4 blocks", "fake on cpu, fp32"):
@@ -194,6 +216,34 @@ def test_the_colormap_colours_overlay_and_score_and_the_scale_beside_them(page: 
     shown(page)
     expect(page.locator("#heat")).to_be_hidden()
     assert np.ptp(pixels(page, "base"), axis=2).max() == 0
+
+
+def test_the_switch_draws_the_other_score_and_says_which_one_protects_the_tokens(page: Page, shared: Site) -> None:
+    choose(page, picture(90, WIDE))
+    shown(page)
+    lfgm = pixels(page, "heat")
+    expect(page.locator("#caption")).to_contain_text("mean of its channels (LFGM): what is detailed is protected")
+    asked = drawings(page)
+    page.click("label[for=score-energy]")
+    expect(page.locator("#caption")).to_contain_text("all of its channels. The model does not merge by this score.")
+    shown(page)
+    assert (pixels(page, "heat") != lfgm).any()
+    assert [url.split("score=")[1].split("&")[0] for url in asked] == ["energy"], "the picture below stays"
+    url = page.inner_text("#curl").splitlines()[1].split("'")[1]
+    assert "score=energy" in url
+    assert httpx.get(url).headers["content-type"] == "image/png"
+    page.click("label[for=view-score]")
+    shown(page)
+    energy = pixels(page, "base")
+    page.click("label[for=score-lfgm]")
+    expect(page.locator("#caption")).to_have_text(
+        "How much high-frequency detail each patch has in the mean of its channels (LFGM), one square per patch of the "
+        "centre crop."
+    )
+    shown(page)
+    assert (pixels(page, "base") != energy).any()
+    page.click("label[for=view-merged]")
+    expect(page.locator("#score-lfgm")).to_be_hidden()
 
 
 def test_what_the_centre_crop_cuts_off_is_shaded_in_the_original(page: Page) -> None:
@@ -402,6 +452,11 @@ def test_the_page_can_be_used_with_the_keyboard_alone(page: Page) -> None:
     page.keyboard.press("Enter")
     shown(page)
     page.keyboard.press("Home")
+    page.evaluate("document.activeElement.blur()")
+    tab_to("element.name === 'view'")
+    tab_to("element.name === 'score'")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#score-energy")).to_be_checked()
     page.evaluate("document.activeElement.blur()")
     tab_to("element.name === 'view'")
     page.keyboard.press("ArrowRight")

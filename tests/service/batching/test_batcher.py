@@ -97,7 +97,8 @@ async def labels(tasks: list[asyncio.Task[Answer]]) -> list[int | type[BaseExcep
 async def test_a_lone_image_runs_at_once_in_a_batch_of_one(bench: Bench) -> None:
     answer = await bench.ask(5)
     assert (label(answer), answer.batch_size) == (5, 1)
-    assert answer.frequency_score.tolist() == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    assert answer.score("lfgm").tolist() == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    assert answer.score("energy").tolist() == pytest.approx([1.0, 0.1, 0.3, 0.5, 0.7, 0])
     assert answer.source_map.tolist() == [0, 0, 1, 2, 2, 3]
 
 

@@ -142,6 +142,7 @@ def test_the_command_draws_where_no_pictures_are_kept_and_presents_its_key(tmp_p
         (["{photo}", "--url", "127.0.0.1:8000"], 2, "expected a URL such as http"),
         (["{photo}", "--top-k", "0"], 1, "A parameter is not valid (422): top_k: expected 1 or more, found '0'"),
         (["{photo}", "--view", "x-ray", "--heatmap", "{tmp}/a.png"], 1, "view: expected"),
+        (["{photo}", "--score", "entropy", "--heatmap", "{tmp}/a.png"], 1, "score: expected"),
         (["{photo}", "--heatmap", "{tmp}/none/a.png"], 2, "none/a.png: No such file or directory"),
         (["{tmp}/none.jpg"], 2, "none.jpg: No such file or directory"),
         (["{photo}", "--api-key-file", "{empty}"], 2, "expected an API key, found none"),

@@ -54,6 +54,7 @@ def test_decoding_photos_smaller_changes_no_label_and_hardly_a_score() -> None:
     shares = [np.abs(probabilities(a) - probabilities(b)).max() for a, b in zip(fast.logits, slow.logits, strict=True)]
     assert max(shares) < 0.05
     assert np.abs(fast.frequency_score - slow.frequency_score).mean(axis=1).max() < 0.02
+    assert np.abs(fast.energy - slow.energy).mean(axis=1).max() < 0.02
 
 
 class Recorded(ByteBudget):

@@ -282,6 +282,13 @@ def test_the_panes_of_a_very_wide_picture_stand_below_one_another():
     assert found.shape[0] > 3 * 90
 
 
+def test_the_caption_of_the_panel_names_the_score():
+    lfgm, energy = (draw(noise(300, 300), view="panel", score_name=name) for name in ("lfgm", "energy"))
+    top = figure.caption_height(1024 // 50)
+    assert (lfgm[:top] != energy[:top]).any()
+    assert (lfgm[top:] == energy[top:]).all()
+
+
 def test_captions_that_do_not_fit_are_left_out():
     panes = [Image.new("RGB", (40, 40), "red")] * 2
     for words, dark in (("a", True), ("far too many words", False)):

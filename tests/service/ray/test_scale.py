@@ -26,7 +26,7 @@ from service.ray.remote import CALLS_PER_ENGINE, RemoteEngine, remote_model
 from service.ray.wire import Reply, describe, packed, unpacked
 from service.settings import Settings, read_settings
 from tests.service.conftest import DEADLINE_S, until
-from tests.support.doubles import POISON, SCORE, SOURCE_MAPS, FakeEngine, loader, pixels, served
+from tests.support.doubles import POISON, SCORES, SOURCE_MAPS, FakeEngine, loader, pixels, served
 
 pytestmark = pytest.mark.anyio
 
@@ -36,7 +36,7 @@ Call = Callable[[NDArray[np.uint8]], Awaitable[Reply]]
 def answer(value: int) -> Answer:
     logits = np.zeros(100, np.float32)
     logits[value] = 1
-    return Answer(logits, SCORE, SOURCE_MAPS, 0.0, 0.0, 0.0, 1, 0.0)
+    return Answer(logits, SCORES, SOURCE_MAPS, 0.0, 0.0, 0.0, 1, 0.0)
 
 
 def values(images: NDArray[np.uint8]) -> list[int]:
@@ -229,7 +229,7 @@ def test_rows_survive_the_way_and_an_image_on_which_the_engine_failed_has_no_fin
     assert np.isfinite(output.logits).all(axis=1).tolist() == [True, False, True]
     assert output.source_maps.dtype == np.int64
     np.testing.assert_array_equal(output.source_maps, np.stack([SOURCE_MAPS] * 3))
-    np.testing.assert_array_equal(output.frequency_score, np.stack([SCORE] * 3))
+    np.testing.assert_array_equal(output.frequency_scores, np.stack([SCORES] * 3))
 
 
 def test_a_call_without_a_single_answer_is_refused_with_its_first_error() -> None:

@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 
 from service.store.image_store import ENTRY_OVERHEAD_BYTES, Held, StoredImage, stored_image
 from service.store.memory_store import MemoryStore
-from tests.support.doubles import SCORE, SOURCE_MAPS
+from tests.support.doubles import SCORES, SOURCE_MAPS
 
 pytestmark = pytest.mark.anyio
 
-SMALL = ENTRY_OVERHEAD_BYTES + SCORE.nbytes + SOURCE_MAPS.nbytes
+SMALL = ENTRY_OVERHEAD_BYTES + SCORES.nbytes + SOURCE_MAPS.nbytes
 
 
 def image(data_bytes: int = 100) -> StoredImage:
-    return stored_image(bytes(data_bytes), SCORE, SOURCE_MAPS)
+    return stored_image(bytes(data_bytes), SCORES, SOURCE_MAPS)
 
 
 async def put(store: MemoryStore, kept: StoredImage | None = None) -> str | None:
@@ -27,19 +27,19 @@ async def put(store: MemoryStore, kept: StoredImage | None = None) -> str | None
 
 async def test_an_image_comes_back_as_it_was() -> None:
     store = MemoryStore(10, 1 << 20, 60)
-    image_id = await put(store, stored_image(b"abc", SCORE, SOURCE_MAPS))
+    image_id = await put(store, stored_image(b"abc", SCORES, SOURCE_MAPS))
     assert image_id is not None
     found = await store.get(image_id)
     assert found is not None
     assert found.data == b"abc"
-    assert found.frequency_score.tolist() == SCORE.tolist()
+    assert found.frequency_scores.tolist() == SCORES.tolist()
     assert found.source_maps.tolist() == SOURCE_MAPS.tolist()
 
 
 def test_an_entry_keeps_rows_of_its_own_and_not_the_batch_they_came_from() -> None:
-    batch = np.zeros((32, 6), np.float32)
+    batch = np.zeros((32, 2, 6), np.float32)
     kept = stored_image(b"", batch[3], SOURCE_MAPS)
-    assert kept.frequency_score.base is None
+    assert kept.frequency_scores.base is None
 
 
 async def test_the_least_recently_used_image_goes_first_when_there_are_too_many() -> None:

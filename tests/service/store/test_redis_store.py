@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import struct
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -18,7 +19,7 @@ from service.store.image_store import ENTRY_OVERHEAD_BYTES, ImageStore, StoredIm
 from service.store.memory_store import MemoryStore
 from service.store.redis_store import FAILURES, KEY_PREFIX, RedisStore
 from tests.service.conftest import until
-from tests.support.doubles import SCORE, SOURCE_MAPS
+from tests.support.doubles import SCORES, SOURCE_MAPS
 from tests.support.redis_server import PASSWORD, RedisServer, redis_server
 
 pytestmark = pytest.mark.anyio
@@ -54,7 +55,7 @@ async def opened(server: RedisServer, failures: list[tuple[str, int]]) -> AsyncI
 
 
 def image(data: bytes = b"abc") -> StoredImage:
-    return stored_image(data, SCORE, SOURCE_MAPS)
+    return stored_image(data, SCORES, SOURCE_MAPS)
 
 
 async def put(store: ImageStore, data: bytes = b"abc") -> str:
@@ -73,8 +74,20 @@ async def test_an_image_is_found_from_another_process_as_it_was(opened: Opening)
     found = await there.get(await put(here, b"\x00\xff\r\n$3\r\n"))
     assert found is not None
     assert found.data == b"\x00\xff\r\n$3\r\n"
-    assert found.frequency_score.tolist() == SCORE.tolist()
+    assert found.frequency_scores.tolist() == SCORES.tolist()
     assert found.source_maps.tolist() == SOURCE_MAPS.tolist()
+
+
+async def test_an_image_that_an_earlier_version_put_there_is_unknown_and_harms_no_other(
+    opened: Opening, server: RedisServer
+) -> None:
+    store = opened()
+    image_id = await put(store)
+    earlier = struct.pack("<4sII", b"FQM1", *SOURCE_MAPS.shape) + SCORES[0].tobytes() + SOURCE_MAPS.tobytes() + b"abc"
+    old_id = image_id[::-1]
+    server.ask("SET", f"{KEY_PREFIX}model:{old_id}", earlier)
+    assert await store.get(old_id) is None
+    assert await data_of(store, image_id) == b"abc"
 
 
 async def test_sixty_four_images_take_one_write_and_keep_their_order(opened: Opening, server: RedisServer) -> None:
@@ -125,7 +138,7 @@ async def test_a_redis_that_is_full_and_drops_nothing_takes_no_image_and_gives_t
 
 async def test_an_image_that_is_too_large_is_not_kept_and_the_others_are(opened: Opening) -> None:
     store = opened(max_upload_bytes=2000, store_max_bytes=2000)
-    most = 2000 - ENTRY_OVERHEAD_BYTES - SCORE.nbytes - SOURCE_MAPS.nbytes
+    most = 2000 - ENTRY_OVERHEAD_BYTES - SCORES.nbytes - SOURCE_MAPS.nbytes
     first, large, last = await store.put_many([image(b"1"), image(bytes(most + 1)), image(bytes(most))])
     assert large is None
     assert await data_of(store, first or "") == b"1"

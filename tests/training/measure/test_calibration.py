@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -5,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model import build
-from training.measure.calibration import LARGEST, SMALLEST, fit_temperature, fold_temperature
+from training.measure.calibration import LARGEST, SMALLEST, fit_certainty, fit_temperature, fold_temperature
 from training.measure.scores import calibration_error
 
 
@@ -39,6 +41,50 @@ def test_where_every_answer_is_right_or_wrong_the_temperature_stops_at_its_limit
     logits, labels = torch.eye(5), torch.arange(5)
     assert fit_temperature(logits, labels) == pytest.approx(SMALLEST)
     assert fit_temperature(-logits, labels) == pytest.approx(LARGEST)
+
+
+def test_a_calibrated_models_answers_are_certain_from_one_half_on():
+    found = fit_certainty(*drawn(1.0))
+    assert found.certain_from == pytest.approx(0.5, abs=0.05)
+    assert found.right_of_certain > 0.5 > found.right_of_others
+
+
+def test_an_overconfident_models_answers_are_certain_later():
+    logits, labels = drawn(1.0)
+    assert fit_certainty(2 * logits, labels).certain_from > fit_certainty(logits, labels).certain_from + 0.1
+
+
+@given(st.integers(0, 1000), st.integers(1, 40))
+def test_no_other_threshold_makes_fewer_mistakes_and_at_most_half_below_it_are_right(seed, count):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randint(0, 4, (count, 3), generator=generator).float()  # ties
+    labels = torch.randint(0, 3, (count,), generator=generator)
+    found = fit_certainty(logits, labels)
+    confidence, best = logits.double().softmax(dim=1).max(dim=1)
+    right = best == labels
+
+    def mistakes(threshold):
+        return int((right != (confidence >= threshold)).sum())
+
+    steps = {0, 10_000, *(int(value * 10_000) + more for value in confidence for more in (0, 1))}
+    fewest = min(mistakes(step / 10_000) for step in steps)
+    assert mistakes(found.certain_from) == fewest
+    assert all(step / 10_000 <= found.certain_from for step in steps if mistakes(step / 10_000) == fewest)
+    certain = confidence >= found.certain_from
+    assert found.certain == pytest.approx(certain.double().mean().item())
+    for chosen, share, fits in (
+        (right[certain], found.right_of_certain, lambda share: share >= 0.5),
+        (right[~certain], found.right_of_others, lambda share: share <= 0.5),
+    ):
+        assert share is None if not len(chosen) else share == pytest.approx(chosen.double().mean().item())
+        assert share is None or fits(share)
+
+
+def test_where_every_answer_is_right_all_are_certain_and_where_none_is_none_are():
+    logits, labels = torch.eye(5), torch.arange(5)
+    lowest = math.floor(1e4 * math.e / (math.e + 4)) / 1e4
+    assert fit_certainty(logits, labels) == (lowest, 1.0, 1.0, None)
+    assert fit_certainty(-logits, labels) == (1.0, 0.0, None, 0.0)
 
 
 @pytest.mark.parametrize("backbone", ["vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"])

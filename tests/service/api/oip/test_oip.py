@@ -27,7 +27,7 @@ from service.api.oip.statistics import statistics
 from service.batching.batcher import Counts
 from service.errors import BadInference
 from tests.service.conftest import Running
-from tests.support.doubles import NATIVE, POISON, SCORE, SOURCE_MAP, FakeEngine, picture, pixels, served
+from tests.support.doubles import ENERGY, NATIVE, POISON, SCORE, SOURCE_MAP, FakeEngine, picture, pixels, served
 from tests.support.wire import json_of
 
 pytestmark = pytest.mark.anyio
@@ -99,6 +99,7 @@ async def test_the_model_says_what_it_takes_and_what_it_gives(client: httpx.Asyn
         ("logits", "FP32", [-1, 100]),
         ("label", "BYTES", [-1]),
         ("frequency_score", "FP32", [-1, 6]),
+        ("energy", "FP32", [-1, 6]),
         ("source_map", "INT64", [-1, 6]),
     ]
 
@@ -132,6 +133,7 @@ async def test_encoded_pictures_get_every_output(client: httpx.AsyncClient) -> N
         "logits": ("FP32", [2, 100]),
         "label": ("BYTES", [2]),
         "frequency_score": ("FP32", [2, 6]),
+        "energy": ("FP32", [2, 6]),
         "source_map": ("INT64", [2, 6]),
     }
     assert found["label"]["data"] == [CLASS_NAMES[7], CLASS_NAMES[9]]
@@ -141,6 +143,7 @@ async def test_encoded_pictures_get_every_output(client: httpx.AsyncClient) -> N
     assert shares[0, 7] == pytest.approx(2.718282 / (2.718282 + 99), abs=1e-6)
     assert np.allclose(shares.sum(axis=1), 1, atol=1e-5)
     assert np.allclose(found["frequency_score"]["data"], [*SCORE, *SCORE])
+    assert np.allclose(found["energy"]["data"], [*ENERGY, *ENERGY])
     assert found["source_map"]["data"] == [*SOURCE_MAP.tolist(), *SOURCE_MAP.tolist()]
 
 
@@ -188,7 +191,7 @@ async def test_binary_data_output_asks_for_all_outputs_in_binary(client: httpx.A
     split = int(answer.headers["inference-header-content-length"])
     head = json.loads(answer.content[:split])
     sizes = [output["parameters"]["binary_data_size"] for output in head["outputs"]]
-    assert sizes == [400, 400, 4 + len(CLASS_NAMES[3]), 24, 48]
+    assert sizes == [400, 400, 4 + len(CLASS_NAMES[3]), 24, 24, 48]
     assert len(answer.content) == split + sum(sizes)
 
 

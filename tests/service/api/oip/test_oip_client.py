@@ -110,7 +110,8 @@ def test_all_outputs_come_in_binary_unless_some_are_named(client: Any, url: str)
     sources = found.as_numpy("source_map")
     assert (sources.dtype, sources.shape) == (np.int64, (2, 64))
     assert set(sources[0].tolist()) == set(range(31))
-    assert found.as_numpy("frequency_score").shape == (2, 64)
+    assert found.as_numpy("frequency_score").shape == found.as_numpy("energy").shape == (2, 64)
+    assert not np.allclose(found.as_numpy("frequency_score"), found.as_numpy("energy"))
     for file, label, share in zip(FILES, found.as_numpy("label"), shares.max(axis=1), strict=True):
         [best] = httpx.post(f"{url}/classify?top_k=1", content=file, headers=key()).json()["predictions"]
         assert (label.decode(), pytest.approx(share, abs=2e-6)) == (best["label"], best["probability"])
