@@ -6,10 +6,15 @@ ENV PYTHONUNBUFFERED=1
 
 # --- packages: before the code, so that a change of the code leaves these layers as they are ---
 
+# What serves the portable artifact on a CPU: no torch. The folder has no pip of its own, and none is needed later.
+FROM base AS light-dependencies
+RUN python -m venv --without-pip /opt/venv
+COPY requirements-light.lock ./
+RUN pip --python /opt/venv/bin/python install --no-cache-dir --disable-pip-version-check --require-hashes \
+        -r requirements-light.lock
+
 FROM base AS dependencies
 RUN python -m venv /opt/venv
-# The locked torch brings its CUDA libraries, which the target `cpu` never loads. The smaller CPU-only torch is
-# not an option: it lives on an index of its own, and there is no torchvision, which timm imports, to match it.
 COPY requirements.lock ./
 RUN /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements.lock
 
@@ -69,13 +74,15 @@ CMD ["python", "-m", "service"]
 # --- the images ---
 
 FROM runtime AS cpu
-COPY --from=dependencies /opt/venv /opt/venv
+# Nothing is installed into a running container.
+RUN pip uninstall --yes --quiet --root-user-action ignore setuptools wheel pip || true
+COPY --from=light-dependencies /opt/venv /opt/venv
 COPY --from=code /app /app
-# Not a declared volume: where the folder cannot be written, the engine is built at every start.
+# Not a declared volume: where the folder cannot be written, the artifact is compiled at every start.
 ENV FREQMERGE_ENGINE_CACHE=/var/cache/freqmerge/engines
 USER 10001:10001
-# The first start builds an OpenVINO engine, half a minute to two minutes on two cores; on a volume it is kept.
-HEALTHCHECK --interval=10s --timeout=5s --start-period=300s --retries=3 CMD ["python", "docker/healthcheck.py"]
+# The first start compiles the artifact for this processor, which takes seconds; on a volume it is kept.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --start-interval=1s --retries=3 CMD ["python", "docker/healthcheck.py"]
 ARG VERSION=unknown
 ARG REVISION=unknown
 ARG SOURCE=unknown

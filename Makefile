@@ -7,9 +7,14 @@
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --require-hashes
-# Written last, so that an interrupted install is simply done again.
-SERVE_READY := $(VENV)/.ready
+# Written last, so that an interrupted install is simply done again. Each set holds the ones before it.
+LIGHT_READY := $(VENV)/.ready-light
+FULL_READY := $(VENV)/.ready
 DEV_READY := $(VENV)/.ready-dev
+# Without an NVIDIA GPU the portable artifact is served, by OpenVINO and without torch. What OpenVINO has no locked wheel
+# for (Linux on Arm), whoever says FULL=1 and a .venv that is full already take the full set.
+NEEDS_FULL := $(FULL)$(shell command -v nvidia-smi 2>/dev/null)$(filter Linux-aarch64,$(shell uname -s)-$(shell uname -m))
+SERVE_READY := $(if $(NEEDS_FULL)$(wildcard $(FULL_READY)),$(FULL_READY),$(LIGHT_READY))
 # The servers of `make bench`, whose requirements are their own; what decodes pictures comes from $(VENV).
 BENCH_VENV := .venv-bench
 BENCH_READY := $(BENCH_VENV)/.ready
@@ -32,11 +37,11 @@ endif
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-venv: $(SERVE_READY) ## prepare .venv for serving and training (PYTHON=python3.12 picks another Python)
+venv: $(FULL_READY) ## prepare .venv for serving and training (PYTHON=python3.12 picks another Python)
 
 # An engine that takes long to build is built once.
 serve: export FREQMERGE_ENGINE_CACHE ?= $(CURDIR)/.cache/engines
-serve: $(SERVE_READY) ## serve on port 8000 (HOST=, PORT= and any FREQMERGE_* setting override)
+serve: $(SERVE_READY) ## serve on port 8000 (HOST=, PORT= and any FREQMERGE_* setting override; FULL=1 brings torch)
 	@exec $(BIN)/python -m service
 
 test: $(DEV_READY) ## run the tests (PYTEST_ARGS="-k heatmap" picks some)
@@ -67,11 +72,13 @@ format: $(DEV_READY) ## format the code and mend what the linter can
 
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
 	--generate-hashes --no-annotate --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
-LOCK := $(COMPILE) pyproject.toml --extra service --extra training --extra redis --extra otel --extra openvino
+LIGHT_LOCK := $(COMPILE) pyproject.toml --extra service --extra redis --extra otel --extra openvino
+LOCK := $(LIGHT_LOCK) --extra torch --extra training
 BENCH_LOCK := $(COMPILE) tests/load/peers/requirements.in
 
 lock: $(BIN)/uv ## write the lock files again (UPGRADE=1 takes the newest versions)
 	$(LOCK) --output-file requirements.lock
+	$(LIGHT_LOCK) --constraint requirements.lock --output-file requirements-light.lock
 	$(LOCK) --extra dev --extra ray --constraint requirements.lock --output-file requirements-dev.lock
 	$(BENCH_LOCK) --output-file requirements-bench.lock
 	$(BIN)/uv pip compile docker/requirements-gpu.in --quiet --no-deps --universal --python-version 3.11 \
@@ -104,18 +111,23 @@ define MAKE_VENV
 	$(PYTHON) -m venv --clear $(VENV); }
 endef
 
-$(SERVE_READY): requirements.lock
+$(LIGHT_READY): requirements-light.lock
+	$(MAKE_VENV)
+	$(PIP_INSTALL) -r requirements-light.lock
+	@touch $@
+
+$(FULL_READY): requirements.lock
 	$(MAKE_VENV)
 	$(PIP_INSTALL) -r requirements.lock
-	@touch $@
+	@touch $(LIGHT_READY) $@
 
 $(DEV_READY): requirements.lock requirements-dev.lock
 	$(MAKE_VENV)
 	$(PIP_INSTALL) -r requirements-dev.lock
-	@touch $(SERVE_READY) $@
+	@touch $(LIGHT_READY) $(FULL_READY) $@
 
 # The last line lets the peers decode with the service's own code and its packages, which come after theirs.
-$(BENCH_READY): requirements-bench.lock $(SERVE_READY)
+$(BENCH_READY): requirements-bench.lock $(FULL_READY)
 	$(BIN)/python -m venv --clear $(BENCH_VENV)
 	$(BENCH_VENV)/bin/python -m pip install --disable-pip-version-check --require-hashes -r requirements-bench.lock
 	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \

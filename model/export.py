@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from model.checkpoint import load_checkpoint
-from model.engines import artifact, openvino_engine, tensorrt_engine
+from model.checkpoint import Checkpoint, load_checkpoint
+from model.engines import artifact, openvino_engine, openvino_graph, portable, quantization, tensorrt_engine
 from model.engines.artifact import Profile
 from model.engines.device import pick_device
 from model.engines.engine import Precision
@@ -20,36 +20,58 @@ SERVED_BATCH = 32
 """Largest batch of a service that is not told another one."""
 
 
-def export(arguments: argparse.Namespace) -> Path:
-    """Builds and writes what the command line asks for; returns the engine's path. Raises `FreqMergeError`."""
+def export(arguments: argparse.Namespace) -> tuple[Path, ...]:
+    """Builds and writes what the command line asks for; returns the paths. Raises `FreqMergeError`."""
     kind, on_cpu = arguments.engine, arguments.engine == "openvino"
     device = pick_device("cpu" if on_cpu and arguments.device == "auto" else arguments.device)
     precision: Precision = arguments.precision or ("fp32" if on_cpu else "fp16")
-    reason = openvino_engine.why_not(device, precision) if on_cpu else tensorrt_engine.why_not(device)
+    if precision == "int8" and not on_cpu:
+        raise EngineError("precision: expected fp16, bf16 or fp32 with tensorrt, found int8; take --engine openvino")
+    reason = openvino_engine.why_not(str(device), precision) if on_cpu else tensorrt_engine.why_not(device)
     if reason is not None:  # said before anything is loaded
         raise EngineError(f"{kind}: expected a machine that can build an engine; {reason}")
     changes = {
         name: getattr(arguments, name) for name in ("keep_rate", "alpha") if getattr(arguments, name) is not None
     }
     checkpoint = load_checkpoint(arguments.ckpt or default_checkpoint_path(), **changes)
+    if precision == "int8":
+        return _portable(checkpoint, arguments)
     largest = arguments.max_batch or (MAX_BATCH_SIZE if on_cpu else SERVED_BATCH)
     if on_cpu:
         profiles: tuple[Profile, ...] = (Profile(best=largest, largest=largest),)
-        engine = openvino_engine.build(checkpoint, largest)
+        engine = openvino_graph.build(checkpoint, precision, largest)
     else:
         profiles = tensorrt_engine.profiles(largest)
         engine = tensorrt_engine.build(checkpoint, precision, device, profiles)
     origin = artifact.origin_of(checkpoint, precision, device, kind)
     path = artifact.write(arguments.out, origin, profiles, engine)
     artifact.failure_path(path).unlink(missing_ok=True)  # of the service, which may now load what it could not build
-    return path
+    return path, path.with_suffix(".json")
+
+
+def _portable(checkpoint: Checkpoint, arguments: argparse.Namespace) -> tuple[Path, ...]:
+    """The int8 artifact that any CPU compiles, calibrated on the pictures of a folder."""
+    if arguments.calibration is None:
+        raise EngineError(
+            "calibration: expected a folder of training pictures, found none; int8 is calibrated on some hundred of "
+            "them: give --calibration DIR"
+        )
+    images = quantization.pictures(arguments.calibration, checkpoint.manifest.preprocess.native_size)
+    path = arguments.out / portable.path_beside(checkpoint.path).name
+    quantization.write(path, checkpoint, images, source=f"{len(images)} pictures of {arguments.calibration.name}")
+    return path, path.with_suffix(".xml"), path.with_suffix(".bin")
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     flags = argparse.ArgumentParser(prog="python -m model.export", description=__doc__, allow_abbrev=False)
     flags.add_argument("--engine", choices=["tensorrt", "openvino"], required=True, help="what to build")
-    flags.add_argument("--precision", choices=["fp16", "bf16", "fp32"], help="default: fp16; openvino: fp32")
+    flags.add_argument("--precision", choices=["fp16", "bf16", "fp32", "int8"], help="default: fp16; openvino: fp32")
+    flags.add_argument(
+        "--calibration",
+        type=Path,
+        help="int8: folder of pictures, searched through all its folders; some hundred of the training set",
+    )
     flags.add_argument("--ckpt", type=Path, help="checkpoint; unset: the one that ships with the package")
     flags.add_argument("--out", type=Path, required=True, help="folder; the service's FREQMERGE_ENGINE_CACHE")
     flags.add_argument(
@@ -74,11 +96,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Command line; an error becomes one line on standard error and exit code 2."""
     parsed = parser().parse_args(arguments)
     try:
-        path = export(parsed)
+        paths = export(parsed)
     except (FreqMergeError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
-    sys.stdout.write(f"{path}\n{path.with_suffix('.json')}\n")
+    sys.stdout.writelines(f"{path}\n" for path in paths)
 
 
 if __name__ == "__main__":

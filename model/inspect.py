@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from model import provenance
+from model import processor
 from model.checkpoint import load_checkpoint, versions
 from model.config import BackboneArg, MergeConfig, backbone_arg
 from model.engines.device import pick_device
@@ -90,7 +90,7 @@ def report(model: MergedViT, name: str, arguments: argparse.Namespace) -> str:
             f"{found[MERGED].speed_up:.2f}x speed-up",
         ),
     ]
-    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else provenance.cpu_name()
+    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else processor.cpu_name()
     return "\n".join(
         [
             f"{name}: {type(vit).__name__}, {len(vit.blocks)} blocks, {model.grid[0]}x{model.grid[1]} patches of "

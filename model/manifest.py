@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, ValidationError
+from safetensors import SafetensorError, safe_open
 
 from model.config import Frozen, ModelConfig
-from model.errors import CheckpointError
+from model.errors import CheckpointError, ConfigError
 from model.images.prepare import Preprocess
 
 FORMAT = 1
@@ -35,6 +36,19 @@ class Manifest(Frozen):
     )
     versions: dict[str, str] = Field(description="versions that wrote the file")
     training: dict[str, Any] = Field(description="how the weights came about: command, data, epochs")
+
+
+def read_header(path: Path) -> Manifest:
+    """The manifest in a checkpoint's header, its weights unread and its digest unverified; raises `CheckpointError`."""
+    try:
+        with safe_open(path, framework="numpy") as opened:
+            text = (opened.metadata() or {}).get(METADATA_KEY, "")
+        return Manifest.from_json(text)
+    except (OSError, SafetensorError, ConfigError, ValidationError) as error:
+        raise CheckpointError(
+            f"{path}: expected a FreqMerge checkpoint, found a file without its manifest ({error}); train or "
+            "download it again"
+        ) from error
 
 
 def default_checkpoint_path() -> Path:

@@ -1,18 +1,8 @@
-"""Where a measured number comes from: the processor and the commit."""
+"""Which commit a measured number comes from."""
 
 from __future__ import annotations
 
-import platform
 import subprocess
-from pathlib import Path
-
-
-def cpu_name() -> str:
-    """The processor and its number of cores, as far as the system tells."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]}, {len(names)} cores" if names else platform.processor() or platform.machine()
 
 
 def commit() -> str:

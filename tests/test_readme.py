@@ -142,8 +142,8 @@ def parsed(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[httpx.Client]:
-    """A ready server with the shipped checkpoint."""
-    process = Process("--port", "0", device="cpu")
+    """A ready server with the shipped checkpoint, in the numbers that `make serve` takes on a CPU."""
+    process = Process("--port", "0", device="cpu", engine="openvino", precision="int8")
     try:
         with process.client() as client:
             process.told("ready")
@@ -168,7 +168,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "service/samples").symlink_to(samples)
     for name, sample in (("rocket", "rocket"), ("a", "chelsea"), ("b", "rocket")):
         shutil.copy(samples / f"{sample}.jpg", tmp_path / f"{name}.jpg")
-    for name in ("README.md", "Makefile", "requirements.lock", "requirements-dev.lock", "requirements-bench.lock"):
+    for name in ("README.md", "Makefile", *(path.name for path in ROOT.glob("requirements*.lock"))):
         shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(ROOT / "docs", tmp_path / "docs", ignore=shutil.ignore_patterns("images"))
     return tmp_path

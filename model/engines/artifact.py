@@ -16,17 +16,21 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
-import torch
 from pydantic import Field, ValidationError, model_validator
 
-from model import files, provenance
+from model import files, processor
 from model._version import __version__
-from model.checkpoint import Checkpoint
-from model.config import Frozen
+from model.config import Frozen, ModelConfig
 from model.engines.engine import Precision
 from model.errors import ArtifactError, ConfigError, EngineError
+from model.manifest import Manifest
+
+if TYPE_CHECKING:
+    import torch
+
+    from model.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +69,7 @@ class Origin(Frozen):
     gpu: str = Field(description="name of the GPU that the engine was built on; none if it is for a CPU")
     architecture: str = Field(description="compute capability of that GPU, such as sm_90, or the CPU")
     versions: dict[str, str] = Field(description="versions that built the engine")
+    graph: str = Field("", description="SHA-256 of the portable artifact that it was compiled from; empty without one")
 
     @property
     def key(self) -> str:
@@ -104,8 +109,21 @@ class Artifact(Frozen):
 
 def origin_of(checkpoint: Checkpoint, precision: Precision, device: torch.device, engine: Kind = "tensorrt") -> Origin:
     """What an engine of this checkpoint would be made of and for, here."""
-    manifest, config = checkpoint.manifest, checkpoint.model.config
-    cuda = device.type == "cuda"
+    gpu, architecture = ("none", cpu()) if device.type != "cuda" else _gpu(device)
+    return origin(engine, checkpoint.manifest, checkpoint.model.config, precision, architecture=architecture, gpu=gpu)
+
+
+def origin(
+    engine: Kind,
+    manifest: Manifest,
+    config: ModelConfig,
+    precision: Precision,
+    *,
+    architecture: str,
+    gpu: str = "none",
+    graph: str = "",
+) -> Origin:
+    """What an engine is made of and for, from the manifest of a checkpoint and the config in force."""
     return Origin(
         engine=engine,
         checkpoint=manifest.name,
@@ -113,10 +131,16 @@ def origin_of(checkpoint: Checkpoint, precision: Precision, device: torch.device
         config_digest=hashlib.sha256((config.to_json() + manifest.preprocess.to_json()).encode()).hexdigest(),
         code_digest=_code_digest(),
         precision=precision,
-        gpu=torch.cuda.get_device_name(device) if cuda else "none",
-        architecture=_architecture(device),
+        gpu=gpu,
+        architecture=architecture,
         versions={"freqmerge": __version__, **{name: _version(name) for name in PACKAGES[engine]}},
+        graph=graph,
     )
+
+
+def cpu() -> str:
+    """This processor, with what decides which instructions an engine for it uses."""
+    return f"{processor.cpu_name()}, {' '.join(processor.cpu_features()) or 'no known vector instructions'}"
 
 
 class Failure(Frozen):
@@ -284,10 +308,11 @@ def _code_digest() -> str:
     return hasher.hexdigest()
 
 
-def _architecture(device: torch.device) -> str:
-    if device.type == "cuda":
-        return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
-    return f"{provenance.cpu_name()}, {torch.backends.cpu.get_cpu_capability()}"
+def _gpu(device: torch.device) -> tuple[str, str]:
+    """Name and compute capability of a GPU."""
+    import torch
+
+    return torch.cuda.get_device_name(device), "sm_{}{}".format(*torch.cuda.get_device_capability(device))
 
 
 def _version(package: str) -> str:

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import torch
 
 from model.errors import EngineError
 
 NO_DRIVER = "Found no NVIDIA driver"
 """How torch begins to say that this is no machine for CUDA at all."""
-
-CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
-"""Where the kernel says how much processor time this container may use (cgroup v2)."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -76,13 +70,3 @@ def probe(device: torch.device) -> None:
         raise EngineError(f"the device {device} does not compute any more: {error}; start the process anew") from error
     if total != 64:
         raise EngineError(f"the device {device} computes wrong: expected 64, found {total}; start the process anew")
-
-
-def usable_cpus(limit: Path = CPU_LIMIT) -> int:
-    """Processors that this process may use, at least 1: those it is bound to, or fewer where a container limits it."""
-    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = limit.read_text(encoding="ascii").split()
-        return max(1, min(bound, int(quota) // int(period)))
-    except (OSError, ValueError):  # no such cgroup, or the quota "max"
-        return bound

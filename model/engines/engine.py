@@ -17,7 +17,8 @@ from model.errors import EngineError
 
 KINDS = ("eager", "inductor", "openvino", "tensorrt")
 
-Precision = Literal["fp32", "fp16", "bf16"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+"""Numbers of a backbone. int8 is OpenVINO's alone: the inputs and weights of linear layers, by quantization."""
 
 
 class EngineOutput(NamedTuple):

@@ -11,9 +11,9 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from model.engines.classifier import Classifier
-from model.engines.device import usable_cpus
 from model.engines.engine import EngineOutput, check_batch
 from model.errors import EngineError
+from model.processor import usable_cpus
 
 CUDA_GRAPH_RUNS = 3
 """torch.compile runs a new size once as it is, records its CUDA graph in the second run, replays from the third."""

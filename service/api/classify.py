@@ -14,7 +14,7 @@ from service.api.recent import keep
 from service.api.recognition import Recognised, recognise
 from service.api.schemas import Classification, ClassifyQuery, ModelName, Prediction
 from service.http.exchange import exchange_of
-from service.runtime.loading import ServedModel
+from service.runtime.served import ServedModel
 from service.runtime.service import Service
 
 

@@ -22,7 +22,7 @@ from service.http.disconnect import WhenGone
 from service.http.exchange import exchange_of
 from service.pictures import jobs
 from service.pictures.decoding import Costly
-from service.runtime.loading import ServedModel
+from service.runtime.served import ServedModel
 from service.runtime.service import Service
 from service.store.image_store import StoredImage, stored_image
 

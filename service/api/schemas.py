@@ -135,7 +135,7 @@ class EngineCard(Body):
 
     kind: str = Field(description="eager, inductor, openvino or tensorrt")
     device: str = Field(description="cpu or cuda:N")
-    precision: Literal["fp32", "fp16", "bf16"] = Field(description="numbers of the backbone")
+    precision: Literal["fp32", "fp16", "bf16", "int8"] = Field(description="numbers of the backbone")
     reason: str = Field(description="why this kind was taken; empty if it was asked for")
     max_batch_size: int = Field(description="most images of one batch")
 

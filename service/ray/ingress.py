@@ -21,7 +21,7 @@ from service.ray.gathered import Family, Gathered, families
 from service.ray.plan import INGRESS, longest_call_s
 from service.ray.remote import remote_model
 from service.ray.wire import Reply
-from service.runtime.loading import ServedModel
+from service.runtime.served import ServedModel
 from service.runtime.service import Service
 from service.settings import Settings
 

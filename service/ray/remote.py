@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from model.engines.engine import EngineOutput
 from service.errors import Draining, NotReady, RequestError
 from service.ray.wire import Description, Facts, Reply, unpacked
-from service.runtime.loading import ServedModel
+from service.runtime.served import ServedModel
 
 log = logging.getLogger(__name__)
 

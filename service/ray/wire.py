@@ -13,7 +13,7 @@ from model.engines.engine import EngineOutput, Precision
 from model.manifest import Manifest
 from service.batching.waiting import Answer
 from service.errors import RequestError
-from service.runtime.loading import ServedModel
+from service.runtime.served import ServedModel
 
 
 class Facts(NamedTuple):

@@ -6,7 +6,7 @@ from typing import Any
 
 from model._version import __version__
 from model.images.pictures import FORMATS
-from service.runtime.loading import ServedModel
+from service.runtime.served import ServedModel
 from service.settings import Settings
 
 

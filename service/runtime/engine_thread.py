@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 
 from service.batching.batcher import Batcher
 from service.errors import StartupError
-from service.runtime.loading import ServedModel
+from service.runtime.served import ServedModel
 
 log = logging.getLogger(__name__)
 

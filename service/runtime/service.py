@@ -21,8 +21,9 @@ from service.pictures.decode_pool import DecodeWorkers
 from service.pictures.memory_budget import BodyBudget, ByteBudget
 from service.runtime import card, readiness
 from service.runtime.engine_thread import EngineThread
-from service.runtime.loading import ModelLoader, ServedModel
+from service.runtime.loading import ModelLoader
 from service.runtime.pool import WorkerPool
+from service.runtime.served import ServedModel
 from service.settings import Settings
 from service.store.choice import open_store
 

@@ -23,7 +23,7 @@ def locked(path: str) -> dict[str, str]:
 def test_a_change_of_the_code_leaves_the_layers_of_the_packages_as_they_are(target: str) -> None:
     copies = [line for line in stages()[target] if line.startswith("COPY")]
     assert [copy.split()[-1] for copy in copies] == ["/opt/venv", "/app"]
-    for stage in ("dependencies", "gpu-dependencies"):
+    for stage in ("dependencies", "light-dependencies", "gpu-dependencies"):
         copied = [line.split()[1] for line in stages()[stage] if line.startswith("COPY")]
         assert all(name.endswith(".lock") for name in copied)
 
@@ -65,6 +65,21 @@ def test_what_is_copied_is_what_the_build_context_lets_through() -> None:
     }
     assert copied == allowed
     assert all((ROOT / name).exists() for name in copied)
+
+
+def test_the_image_for_cpus_has_neither_torch_nor_a_compiler_nor_pip() -> None:
+    lines = stages()["cpu"]
+    assert "COPY --from=light-dependencies /opt/venv /opt/venv" in lines
+    assert (
+        not {"torch", "timm", "torchvision", "matplotlib", "pyarrow", "nncf"} & locked("requirements-light.lock").keys()
+    )
+    assert not any("apt-get" in line for line in lines)
+    assert any(line.startswith("RUN pip uninstall") for line in lines)
+    assert "RUN python -m venv --without-pip /opt/venv" in stages()["light-dependencies"]
+
+
+def test_the_light_set_has_the_versions_of_the_full_one() -> None:
+    assert locked("requirements-light.lock").items() <= locked("requirements.lock").items()
 
 
 def test_torch_tensorrt_is_of_the_locked_torchs_minor_version() -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from service.runtime.loading import ModelLoader, ServedModel
+from service.runtime.loading import ModelLoader
+from service.runtime.served import ServedModel
 from service.settings import Settings
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from model import files, provenance
+from model import files, processor, provenance
 
 RESULTS = Path("docs/results")
 PACKAGES = ("fastapi", "numpy", "pillow", "ray", "starlette", "torch", "uvicorn", "uvloop")
@@ -21,7 +21,7 @@ PACKAGES = ("fastapi", "numpy", "pillow", "ray", "starlette", "torch", "uvicorn"
 
 def machine() -> dict[str, Any]:
     """What the numbers were measured on."""
-    return {"device": provenance.cpu_name(), "cores": os.cpu_count(), "system": platform.system(), **_versions()}
+    return {"device": processor.cpu_name(), "cores": os.cpu_count(), "system": platform.system(), **_versions()}
 
 
 def write(name: str, command: str, results: Sequence[dict[str, Any]], folder: Path = RESULTS) -> Path:

@@ -16,7 +16,8 @@ from model.errors import EngineError
 from model.images.prepare import Preprocess
 from model.labels import CLASS_NAMES, SUPERCLASSES
 from model.manifest import Manifest
-from service.runtime.loading import ModelLoader, ServedModel
+from service.runtime.loading import ModelLoader
+from service.runtime.served import ServedModel
 from service.settings import Settings
 
 NATIVE = 8

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from model import files, provenance
+from model import files, processor, provenance
 from model.checkpoint import versions
 from model.config import Frozen
 from training.data.dataset import Source
@@ -49,7 +49,7 @@ def folder(output_dir: Path, record: bool, source: Source | None = None) -> Path
 
 def machine(device: torch.device) -> dict[str, Any]:
     """What the numbers were measured on."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else provenance.cpu_name()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor.cpu_name()
     return {"device": name, "threads": torch.get_num_threads(), "system": platform.system(), **versions()}
 
 

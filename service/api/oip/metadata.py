@@ -18,7 +18,7 @@ from service.api.oip.schemas import (
     TensorMetadata,
 )
 from service.errors import RequestError
-from service.runtime.loading import ServedModel
+from service.runtime.served import ServedModel
 from service.settings import Settings
 
 IMAGE = "image"

@@ -31,7 +31,7 @@ from service.errors import RequestError, Unavailable, UnknownModel
 from service.http.body import Upload, read_body
 from service.http.deadline import Deadline
 from service.http.exchange import exchange_of
-from service.runtime.loading import ServedModel
+from service.runtime.served import ServedModel
 from service.runtime.service import Service
 from service.settings import FORM_OVERHEAD_BYTES, Settings
 

@@ -1,11 +1,12 @@
 import pytest
 import torch
 
-from model.engines import device
+from model import processor
 from model.engines.choice import create_engine
-from model.engines.device import pick_device, probe, usable_cpus
+from model.engines.device import pick_device, probe
 from model.engines.torch_engine import TorchEngine
 from model.errors import EngineError
+from model.processor import usable_cpus
 from tests.support.fake_cuda import fake_cuda
 
 OLD_DRIVER = "The NVIDIA driver on your system is too old (found version 12040). Please update your GPU driver"
@@ -66,7 +67,7 @@ def test_a_device_that_computes_wrong_is_found_by_the_probe(monkeypatch):
     [("max 100000\n", 8), ("200000 100000\n", 2), ("50000 100000\n", 1), ("1600000 100000\n", 8), ("", 8)],
 )
 def test_the_processors_are_those_of_the_container_not_of_the_host(tmp_path, monkeypatch, told, cpus):
-    monkeypatch.setattr(device.os, "sched_getaffinity", lambda process: set(range(8)))
+    monkeypatch.setattr(processor.os, "sched_getaffinity", lambda process: set(range(8)))
     (tmp_path / "cpu.max").write_text(told)
     assert usable_cpus(tmp_path / "cpu.max") == cpus
 

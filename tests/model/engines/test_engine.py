@@ -122,8 +122,8 @@ def test_an_engine_that_fails_gives_way_to_the_next_one_and_the_reason_says_so(
 
 
 def test_an_unknown_precision_is_refused(checkpoint):
-    with pytest.raises(EngineError, match="expected one of auto, fp32, fp16, bf16, found 'int8'"):
-        create_engine(checkpoint, "eager", "cpu", precision="int8")
+    with pytest.raises(EngineError, match="expected one of auto, fp32, fp16, bf16, int8, found 'int4'"):
+        create_engine(checkpoint, "eager", "cpu", precision="int4")
 
 
 def test_answers_are_plain_arrays_of_the_stated_types(checkpoint):

@@ -5,17 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from model import export, load_checkpoint, save_checkpoint
-from model.engines import openvino_engine
+from model.engines import openvino_engine, openvino_graph
 from model.engines.choice import create_engine
 from model.engines.engine import Engine
 from model.errors import EngineError
 from model.images.prepare import Preprocess
 from tests.model.tiny import tiny
 
-CPU = torch.device("cpu")
 PROGRAM = """
 import sys
 from model import export
@@ -131,20 +129,29 @@ def test_without_the_package_openvino_by_name_gives_way_to_eager_aloud(checkpoin
 @pytest.mark.usefixtures("not_installed")
 def test_without_the_package_nothing_is_built_or_loaded(checkpoint):
     with pytest.raises(EngineError, match="is not installed"):
-        openvino_engine.build(checkpoint)
+        openvino_graph.build(checkpoint)
     with pytest.raises(EngineError, match="is not installed"):
         openvino_engine.OpenVINOEngine(b"", 16, 1, 1)
 
 
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_half_precision_stays_with_eager_which_computes_in_it(checkpoint, precision):
+@pytest.mark.parametrize(
+    ("precision", "why"),
+    [
+        ("fp16", "it computes in fp32, bf16, int8, and the precision is fp16"),
+        ("bf16", "this processor does not compute in bf16 (AVX512-BF16 or AMX)"),
+    ],
+)
+def test_half_precision_that_openvino_lacks_stays_with_eager_which_computes_in_it(
+    checkpoint, monkeypatch, precision, why
+):
+    monkeypatch.setattr(openvino_engine, "capabilities", lambda: frozenset({"FP32", "INT8"}))
     engine = create_engine(checkpoint, "auto", "cpu", precision=precision)
     assert (engine.kind, engine.precision) == ("eager", precision)
-    assert engine.reason == f"eager: openvino cannot be used: it computes in fp32, and the precision is {precision}"
+    assert engine.reason == f"eager: openvino cannot be used: {why}"
 
 
 def test_openvino_runs_on_no_gpu():
-    assert openvino_engine.why_not(torch.device("cuda:0")) == "it runs on a CPU, and the device is cuda:0"
+    assert openvino_engine.why_not("cuda:0") == "it runs on a CPU, and the device is cuda:0"
 
 
 def test_bytes_that_are_no_engine_are_refused():
@@ -155,4 +162,4 @@ def test_bytes_that_are_no_engine_are_refused():
 def test_an_export_in_half_precision_is_refused_before_anything_is_loaded(tmp_path, capsys):
     with pytest.raises(SystemExit):
         export.main(f"--engine openvino --precision fp16 --ckpt {tmp_path}/none --out {tmp_path}".split())
-    assert "it computes in fp32, and the precision is fp16" in capsys.readouterr().err
+    assert "it computes in fp32, bf16, int8, and the precision is fp16" in capsys.readouterr().err

@@ -23,7 +23,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from model.labels import CLASS_NAMES
 from service.api.page import HERE
-from service.runtime.loading import ServedModel
+from service.runtime.served import ServedModel
 from service.settings import Settings
 from tests.support.browser import PATIENCE_MS, PATIENCE_S, Site, Watched, chromium, opened, site, until
 from tests.support.doubles import FakeEngine, loader, picture, served

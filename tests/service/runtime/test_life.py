@@ -11,7 +11,7 @@ import pytest
 
 from model.errors import EngineError
 from service.errors import StartupError
-from service.runtime.loading import ServedModel
+from service.runtime.served import ServedModel
 from service.settings import Settings
 from tests.service.conftest import Running, entered, running, until
 from tests.support.doubles import FakeEngine, loader, picture, served

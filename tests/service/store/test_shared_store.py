@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
-from service.runtime.loading import ServedModel
+from service.runtime.served import ServedModel
 from service.settings import Settings
 from tests.service.conftest import Running, running
 from tests.support.doubles import FakeEngine, loader, picture, served

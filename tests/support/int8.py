@@ -1,0 +1,45 @@
+"""A tiny checkpoint with its int8 artifact beside it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from model.checkpoint import save_checkpoint
+from model.images.prepare import Preprocess
+from tests.model.tiny import tiny
+
+EXPORT = """
+import sys
+from model import export
+ckpt, pictures, out = sys.argv[1:]
+flags = ["--engine", "openvino", "--precision", "int8"]
+export.main([*flags, "--ckpt", ckpt, "--calibration", pictures, "--out", out])
+"""
+"""In a process of its own: the shape checks of the test run cannot be exported."""
+
+
+def pictures(count: int) -> NDArray[np.uint8]:
+    """Noise for the tiny model, the same for the same count."""
+    return np.random.default_rng(count).integers(0, 256, (count, 3, 16, 16), dtype=np.uint8)
+
+
+def export(folder: Path) -> tuple[Path, list[str]]:
+    """The checkpoint's path, its artifact beside it, and what the export printed."""
+    path = folder / "tiny.safetensors"
+    save_checkpoint(path, tiny(), preprocess=Preprocess(native_size=16))
+    (folder / "pictures" / "deep").mkdir(parents=True)
+    for number, pixels in enumerate(pictures(20)):
+        picture = Image.fromarray(pixels.transpose(1, 2, 0))
+        picture.save(folder / "pictures" / ("deep" if number % 2 else "") / f"{number}.png")
+    (folder / "pictures" / "notes.txt").write_text("no picture")
+    command = [sys.executable, "-c", EXPORT, str(path), str(folder / "pictures"), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return path, done.stdout.splitlines()
