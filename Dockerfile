@@ -75,14 +75,15 @@ CMD ["python", "-m", "service"]
 
 FROM runtime AS cpu
 # Nothing is installed into a running container.
-RUN pip uninstall --yes --quiet --root-user-action ignore setuptools wheel pip || true
+RUN rm -rf "$(python -c 'import os, pip; print(os.path.dirname(pip.__file__))')" /usr/local/bin/pip* \
+ && ! python -m pip --version
 COPY --from=light-dependencies /opt/venv /opt/venv
 COPY --from=code /app /app
 # Not a declared volume: where the folder cannot be written, the artifact is compiled at every start.
 ENV FREQMERGE_ENGINE_CACHE=/var/cache/freqmerge/engines
 USER 10001:10001
 # The first start compiles the artifact for this processor, which takes seconds; on a volume it is kept.
-HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --start-interval=1s --retries=3 CMD ["python", "docker/healthcheck.py"]
+HEALTHCHECK --interval=5s --timeout=5s --start-period=120s --retries=3 CMD ["python", "docker/healthcheck.py"]
 ARG VERSION=unknown
 ARG REVISION=unknown
 ARG SOURCE=unknown
