@@ -10,13 +10,16 @@ ENV PYTHONUNBUFFERED=1
 FROM base AS light-dependencies
 RUN python -m venv --without-pip /opt/venv
 COPY requirements-light.lock ./
-RUN pip --python /opt/venv/bin/python install --no-cache-dir --disable-pip-version-check --require-hashes \
-        -r requirements-light.lock
+# The cache also tells the legacy builder apart, which does not know it, and says that this needs BuildKit: that builder
+# would build every stage, those for GPUs too.
+RUN --mount=type=cache,target=/root/.cache/pip pip --python /opt/venv/bin/python install --disable-pip-version-check \
+        --require-hashes -r requirements-light.lock
 
 FROM base AS dependencies
 RUN python -m venv /opt/venv
 COPY requirements.lock ./
-RUN /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements.lock
+RUN --mount=type=cache,target=/root/.cache/pip /opt/venv/bin/pip install --disable-pip-version-check --require-hashes \
+        -r requirements.lock
 
 FROM dependencies AS gpu-dependencies
 # Built with the locked setuptools: tensorrt-cu13 is a few Python files, published as source.

@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help venv serve test lint check bench soak format lock image clean
+.PHONY: help venv serve test lint check bench soak compose-test format lock image clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -35,7 +35,7 @@ export FREQMERGE_PORT
 endif
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 venv: $(FULL_READY) ## prepare .venv for serving and training (PYTHON=python3.12 picks another Python)
 
@@ -66,6 +66,9 @@ soak: $(DEV_READY) ## ten minutes of mixed and hostile load on a real server (SO
 	$(BIN)/python -m tests.load.soak --seconds $(SOAK_S) $(SOAK_ARGS)
 	$(BIN)/python -m tests.load.tables
 
+compose-test: $(DEV_READY) ## build the image for CPUs and try what the containers promise, on a real Docker
+	$(BIN)/python -m tests.compose $(COMPOSE_ARGS)
+
 format: $(DEV_READY) ## format the code and mend what the linter can
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
@@ -73,7 +76,7 @@ format: $(DEV_READY) ## format the code and mend what the linter can
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
 	--generate-hashes --no-annotate --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
 LIGHT_LOCK := $(COMPILE) pyproject.toml --extra service --extra redis --extra otel --extra openvino
-LOCK := $(LIGHT_LOCK) --extra torch --extra training
+LOCK := $(LIGHT_LOCK) --extra torch --extra training --extra int8
 BENCH_LOCK := $(COMPILE) tests/load/peers/requirements.in
 
 lock: $(BIN)/uv ## write the lock files again (UPGRADE=1 takes the newest versions)

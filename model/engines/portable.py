@@ -109,11 +109,14 @@ def write(path: Path, described: dict[str, Any], graph: bytes, weights: bytes) -
 def read(path: Path) -> Portable:
     """What the JSON at `path` says; raises `ArtifactError`."""
     try:
-        return Portable.from_json(path.read_bytes())
+        portable = Portable.from_json(path.read_bytes())
     except OSError as error:
         raise ArtifactError(f"{path}: expected a portable artifact, found none that can be read ({error})") from error
     except (ConfigError, ValidationError) as error:
         raise ArtifactError(f"{path}: expected a portable artifact, found: {error}; export it again") from error
+    if portable.format != FORMAT:
+        raise ArtifactError(f"{path}: expected artifact format {FORMAT}, found {portable.format}; export it again")
+    return portable
 
 
 def graph_of(path: Path, portable: Portable) -> Any:

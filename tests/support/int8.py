@@ -29,10 +29,12 @@ def pictures(count: int) -> NDArray[np.uint8]:
     return np.random.default_rng(count).integers(0, 256, (count, 3, 16, 16), dtype=np.uint8)
 
 
-def export(folder: Path) -> tuple[Path, list[str]]:
-    """The checkpoint's path, its artifact beside it, and what the export printed."""
+def export(folder: Path, seed: int = 0) -> tuple[Path, list[str]]:
+    """The checkpoint's path, its artifact beside it, and what the export printed; another seed gives other weights."""
     path = folder / "tiny.safetensors"
-    save_checkpoint(path, tiny(), preprocess=Preprocess(native_size=16))
+    model = tiny()
+    model.vit.head.bias.data += seed  # other weights, and so another digest
+    save_checkpoint(path, model, preprocess=Preprocess(native_size=16))
     (folder / "pictures" / "deep").mkdir(parents=True)
     for number, pixels in enumerate(pictures(20)):
         picture = Image.fromarray(pixels.transpose(1, 2, 0))

@@ -140,6 +140,10 @@ def scribble(path):
     portable.path_beside(path).write_text("{}")
 
 
+def other_format(path):
+    changed(path, format=2)
+
+
 def train_on(path):
     model = load_checkpoint(path).model
     model.vit.head.bias.data += 1
@@ -159,6 +163,7 @@ def answer_otherwise(path):
         (damage, "cut short or changed; export it again"),
         (cut_short, "cut short or changed; export it again"),
         (scribble, "expected a portable artifact, found"),
+        (other_format, "expected artifact format 1, found 2; export it again"),
         (train_on, "a stale artifact: expected checkpoint"),
         (answer_otherwise, "expected the answers of eager float32"),
     ],

@@ -1,0 +1,1 @@
+"""What the containers promise, on a real Docker: `python -m tests.compose`."""
