@@ -101,6 +101,38 @@ def batches() -> Row:
     return "Batches and queue", 8, panels
 
 
+def decoder() -> Row:
+    """What pictures cost that are made to be slow, or are just large."""
+    waits = [
+        (
+            "max by (instance, replica) (freqmerge_decode_wait_seconds{SELECTED})",
+            "{{instance}} {{replica}}",
+        )
+    ]
+    costly = [
+        ("sum by (instance, replica) (freqmerge_costly_images{SELECTED})", "{{instance}} {{replica}}"),
+        ("min(freqmerge_costly_limit_images{SELECTED})", "limit"),
+    ]
+    ended = [
+        ("sum by (reason) (rate(freqmerge_decodes_killed_total{SELECTED}[$window]))", "ended: {{reason}}"),
+        ('sum(rate(freqmerge_rejected_total{SELECTED, reason="too_costly"}[$window]))', "refused: too_costly"),
+    ]
+    waited = "Longest wait for a thread or process that decodes. At 5 s, by default, the service is not ready."
+    killed = "cpu: it took too long. abandoned: nobody waited any more. silent, died: look into the log."
+    panels = [
+        graph("Wait for the decoder", waits, "s", waited),
+        graph(
+            "Costly pictures",
+            costly,
+            "short",
+            "Processes that decode a large or slow picture. At the limit, others wait.",
+        ),
+        graph("Decodes ended early", ended, "ops", killed),
+        graph("Decoding", quantiles(STAGES, "", ', stage="decode"'), "s", "Time per request, the wait included."),
+    ]
+    return "Decoder", 8, panels
+
+
 def model() -> Row:
     """What is served, and what it sees."""
     frequent = "topk(15, sum by (label) (increase(freqmerge_predictions_total{SELECTED}[$__range])))"
@@ -206,7 +238,7 @@ def dashboard() -> Json:
         "annotations": {"list": [firing]},
         "templating": {"list": variables()},
         "links": [],
-        "panels": laid_out([at_a_glance(), traffic(), latency(), batches(), model(), process()]),
+        "panels": laid_out([at_a_glance(), traffic(), latency(), batches(), decoder(), model(), process()]),
     }
 
 

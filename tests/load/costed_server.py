@@ -45,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         server.check_runtime()
         opened = server.listener(settings)
         app = create_app(settings, costed_loader(Cost(options.base_ms / 1000, options.per_image_ms / 1000)))
+        app.state.service.workers.start()
         server.serve(Leak(app, options.leak_bytes) if options.leak_bytes else app, app.state.service, opened)
     except StartupError as error:
         sys.stderr.write(f"freqmerge: {error}\n")
