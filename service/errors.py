@@ -208,8 +208,10 @@ class Crowded(Unavailable):
 
     status, reason, title = 503, "crowded", "Too many connections are open"
 
-    def __init__(self, limit: int) -> None:
-        super().__init__(f"expected fewer than {limit:,} open connections, found that many; connect again in a second")
+    @classmethod
+    def at(cls, limit: int) -> Crowded:
+        """The error where as many connections are open as there may be."""
+        return cls(f"expected fewer than {limit:,} open connections, found that many; connect again in a second")
 
 
 class StoreUnreachable(Unavailable):

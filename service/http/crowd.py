@@ -30,5 +30,5 @@ class ProbesOnly:
         await (self._app if known else self._refused)(scope, receive, send)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        error = Crowded(self._service.settings.max_connections)
+        error = Crowded.at(self._service.settings.max_connections)
         await problem_response(error, Request(scope))(scope, receive, send)

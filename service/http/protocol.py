@@ -314,7 +314,7 @@ class GuardedProtocol(HttpToolsProtocol):
         elif self._refused or answered or (self._in_head and not self._pending):
             self.transport.close()
         else:
-            self._refuse(Crowded(self.service.settings.max_connections))
+            self._refuse(Crowded.at(self.service.settings.max_connections))
 
     # --- the end ---
 

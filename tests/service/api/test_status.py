@@ -189,6 +189,12 @@ async def test_the_document_names_every_route(document: dict[str, Any]) -> None:
         ("/v2/models/{model_name}/versions/{model_version}", "get"),
         ("/v2/models/{model_name}/ready", "get"),
         ("/v2/models/{model_name}/versions/{model_version}/ready", "get"),
+        ("/v2/models/{model_name}/config", "get"),
+        ("/v2/models/{model_name}/versions/{model_version}/config", "get"),
+        ("/v2/models/stats", "get"),
+        ("/v2/models/{model_name}/stats", "get"),
+        ("/v2/models/{model_name}/versions/{model_version}/stats", "get"),
+        ("/v2/repository/index", "post"),
         ("/v2/models/{model_name}/infer", "post"),
         ("/v2/models/{model_name}/versions/{model_version}/infer", "post"),
     }

@@ -20,7 +20,11 @@ pytestmark = pytest.mark.anyio
         ("POST", "/classify/batch?top-k=3", "top-k: expected top_k"),
         ("GET", "/heatmap?image_id=x&colour_map=jet", "colour_map: expected colormap"),
         ("GET", "/heatmap?image_id=x&vew=score", "vew: expected view"),
-        ("POST", "/heatmap?image_id=x", "image_id: expected one of view, colormap, layer, opacity, size, format"),
+        (
+            "POST",
+            "/heatmap?image_id=x",
+            "image_id: expected one of view, score, colormap, layer, opacity, size, format",
+        ),
     ],
 )
 async def test_a_misspelt_parameter_is_refused_with_the_one_that_was_meant(

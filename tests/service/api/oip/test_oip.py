@@ -264,6 +264,7 @@ async def test_the_configuration_is_one_of_triton_and_says_what_the_settings_say
         ("logits", types.TYPE_FP32, [100]),
         ("label", types.TYPE_STRING, []),
         ("frequency_score", types.TYPE_FP32, [6]),
+        ("energy", types.TYPE_FP32, [6]),
         ("source_map", types.TYPE_INT64, [6]),
     ]
     [group] = config.instance_group
