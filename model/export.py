@@ -1,4 +1,7 @@
-"""`python -m model.export`: builds an engine ahead of time, into a folder that the service takes as its cache."""
+"""`python -m model.export`: builds an engine ahead of time, into a folder that the service takes as its cache.
+
+`--engine onnx` writes the model for other runtimes instead.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from model.checkpoint import Checkpoint, load_checkpoint
-from model.engines import artifact, openvino_engine, openvino_graph, portable, quantization, tensorrt_engine
-from model.engines.artifact import Profile
+from model.engines import artifact, onnx_graph, openvino_engine, openvino_graph, portable, quantization, tensorrt_engine
+from model.engines.artifact import Kind, Profile
 from model.engines.device import pick_device
 from model.engines.engine import Precision
 from model.engines.program import MAX_BATCH_SIZE
@@ -22,26 +27,43 @@ SERVED_BATCH = 32
 
 def export(arguments: argparse.Namespace) -> tuple[Path, ...]:
     """Builds and writes what the command line asks for; returns the paths. Raises `FreqMergeError`."""
-    kind, on_cpu = arguments.engine, arguments.engine == "openvino"
+    kind, on_cpu = arguments.engine, arguments.engine in ("openvino", "onnx")
     device = pick_device("cpu" if on_cpu and arguments.device == "auto" else arguments.device)
     precision: Precision = arguments.precision or ("fp32" if on_cpu else "fp16")
     if precision == "int8" and not on_cpu:
         raise EngineError("precision: expected fp16, bf16 or fp32 with tensorrt, found int8; take --engine openvino")
-    reason = openvino_engine.why_not(str(device), precision) if on_cpu else tensorrt_engine.why_not(device)
-    if reason is not None:  # said before anything is loaded
+    if (reason := _why_not(kind, device, precision)) is not None:  # said before anything is loaded
         raise EngineError(f"{kind}: expected a machine that can build an engine; {reason}")
     changes = {
         name: getattr(arguments, name) for name in ("keep_rate", "alpha") if getattr(arguments, name) is not None
     }
     checkpoint = load_checkpoint(arguments.ckpt or default_checkpoint_path(), **changes)
+    if kind == "onnx":
+        return (onnx_graph.write(arguments.out, checkpoint, precision),)
     if precision == "int8":
         return _portable(checkpoint, arguments)
-    largest = arguments.max_batch or (MAX_BATCH_SIZE if on_cpu else SERVED_BATCH)
-    if on_cpu:
+    return _engine(checkpoint, kind, device, precision, arguments)
+
+
+def _why_not(kind: str, device: torch.device, precision: Precision) -> str | None:
+    """Why this cannot be built here, or None."""
+    if kind == "onnx":
+        return onnx_graph.why_not(str(device), precision)
+    if kind == "openvino":
+        return openvino_engine.why_not(str(device), precision)
+    return tensorrt_engine.why_not(device)
+
+
+def _engine(
+    checkpoint: Checkpoint, kind: Kind, device: torch.device, precision: Precision, arguments: argparse.Namespace
+) -> tuple[Path, ...]:
+    """An engine and its manifest, as the service keeps them in its cache."""
+    if kind == "openvino":
+        largest = arguments.max_batch or MAX_BATCH_SIZE
         profiles: tuple[Profile, ...] = (Profile(best=largest, largest=largest),)
         engine = openvino_graph.build(checkpoint, precision, largest)
     else:
-        profiles = tensorrt_engine.profiles(largest)
+        profiles = tensorrt_engine.profiles(arguments.max_batch or SERVED_BATCH)
         engine = tensorrt_engine.build(checkpoint, precision, device, profiles)
     origin = artifact.origin_of(checkpoint, precision, device, kind)
     path = artifact.write(arguments.out, origin, profiles, engine)
@@ -65,8 +87,10 @@ def _portable(checkpoint: Checkpoint, arguments: argparse.Namespace) -> tuple[Pa
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     flags = argparse.ArgumentParser(prog="python -m model.export", description=__doc__, allow_abbrev=False)
-    flags.add_argument("--engine", choices=["tensorrt", "openvino"], required=True, help="what to build")
-    flags.add_argument("--precision", choices=["fp16", "bf16", "fp32", "int8"], help="default: fp16; openvino: fp32")
+    flags.add_argument("--engine", choices=["tensorrt", "openvino", "onnx"], required=True, help="what to build")
+    flags.add_argument(
+        "--precision", choices=["fp16", "bf16", "fp32", "int8"], help="default: fp16; openvino and onnx: fp32"
+    )
     flags.add_argument(
         "--calibration",
         type=Path,
@@ -77,7 +101,8 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument(
         "--max_batch",
         type=_batch,
-        help="largest batch; TensorRT tunes for 1, 8 and it: FREQMERGE_MAX_BATCH_SIZE (default: 32; openvino: 256)",
+        help="largest batch; TensorRT tunes for 1, 8 and it: FREQMERGE_MAX_BATCH_SIZE (default: 32; openvino: 256); "
+        "an onnx file takes any",
     )
     flags.add_argument("--keep_rate", type=float, help="share of patch tokens kept, instead of the checkpoint's")
     flags.add_argument("--alpha", type=float, help="frequency penalty weight, instead of the checkpoint's")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
@@ -34,16 +36,19 @@ class _Plain(nn.Module):
         return output.logits, output.frequency_scores, output.source_maps
 
 
-def exported(classifier: Classifier, max_batch_size: int = MAX_BATCH_SIZE) -> ExportedProgram:
+def exported(
+    classifier: Classifier, max_batch_size: int = MAX_BATCH_SIZE, form: Callable[[Classifier], nn.Module] = _Plain
+) -> ExportedProgram:
     """The whole graph for 1..max_batch_size images, on the classifier's device.
 
+    `form` makes of the classifier the module whose `forward(images)` is exported: what comes out, and in which order.
     torch.export never falls back to Python: what it cannot trace, or what would fix the batch size, raises.
     """
     side = classifier.input_stage.native_size
     example = torch.zeros(2, 3, side, side, dtype=torch.uint8, device=classifier.model.basis.device)
     with torch.inference_mode(False), torch.no_grad():
         return torch.export.export(
-            _Plain(classifier),
+            form(classifier),
             (example,),
             dynamic_shapes={"images": {0: Dim("batch", min=1, max=max_batch_size)}},
             strict=False,
