@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import logging
 import socket
@@ -18,6 +19,9 @@ from service.settings import PREFIX, Settings
 log = logging.getLogger(__name__)
 
 BACKLOG = 2048
+
+LAST_READ_S = 0.3
+"""From the end of listening to the end of idle connections."""
 
 OWN_FILES = 256
 """Open files that the service may need beside its connections: the model, worker processes, Redis."""
@@ -56,6 +60,20 @@ class GracefulServer(uvicorn.Server):
         if self.should_exit:
             self._service.refuse_new()
         return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stops listening at once, and closes idle connections a moment later.
+
+        What a connection has sent, and was not read yet, would be lost with it: here it becomes a request, which is
+        answered, if only with 503.
+        """
+        await asyncio.sleep(0)  # whoever waits to be taken is taken now
+        for listener in self.servers:
+            listener.close()
+        for opened in sockets or ():
+            opened.close()
+        await asyncio.sleep(LAST_READ_S)
+        await super().shutdown(sockets)
 
     def _say_once(self) -> None:
         if not self._told:  # not in the signal handler: logging there may meet its own lock

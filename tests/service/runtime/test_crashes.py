@@ -104,6 +104,31 @@ def test_sigterm_under_load_loses_no_request_and_exits_with_zero(mortal: Process
     assert "Traceback" not in text
 
 
+def test_what_a_taken_connection_sends_as_the_listener_closes_is_answered_and_not_lost(mortal: Process) -> None:
+    data = picture(7)
+    request = f"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data
+    with mortal.client() as client:
+        address = (client.base_url.host, client.base_url.port or 0)
+        with socket.create_connection(address, timeout=30) as taken:
+            client.get("/live")  # the server has surely taken the connection before
+            mortal.popen.send_signal(signal.SIGTERM)
+            while listens(address):
+                time.sleep(0.005)
+            taken.sendall(request)
+            answer = taken.recv(65536)
+    assert answer.startswith((b"HTTP/1.1 200 ", b"HTTP/1.1 503 ")), answer
+    code, text = mortal.ended()
+    assert code == 0, text
+
+
+def listens(address: tuple[str, int]) -> bool:
+    try:
+        socket.create_connection(address, timeout=5).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
 def test_the_processes_of_these_tests_cannot_write_a_file(tmp_path: Path) -> None:
     done = subprocess.run(
         [*READ_ONLY, "sh", "-c", 'echo x > "$0"', str(tmp_path / "file")], capture_output=True, check=False
