@@ -12,13 +12,15 @@ RUN python -m venv --without-pip /opt/venv
 COPY requirements-light.lock ./
 # The cache also tells the legacy builder apart, which does not know it, and says that this needs BuildKit: that builder
 # would build every stage, those for GPUs too.
-RUN --mount=type=cache,target=/root/.cache/pip pip --python /opt/venv/bin/python install --disable-pip-version-check \
+RUN --mount=type=cache,target=/var/cache/pip \
+    pip --python /opt/venv/bin/python install --cache-dir /var/cache/pip --disable-pip-version-check \
         --require-hashes -r requirements-light.lock
 
 FROM base AS dependencies
 RUN python -m venv /opt/venv
 COPY requirements.lock ./
-RUN --mount=type=cache,target=/root/.cache/pip /opt/venv/bin/pip install --disable-pip-version-check --require-hashes \
+RUN --mount=type=cache,target=/var/cache/pip \
+    /opt/venv/bin/pip install --cache-dir /var/cache/pip --disable-pip-version-check --require-hashes \
         -r requirements.lock
 
 FROM dependencies AS gpu-dependencies
