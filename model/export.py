@@ -16,8 +16,7 @@ from model.checkpoint import Checkpoint, load_checkpoint
 from model.engines import artifact, onnx_graph, openvino_engine, openvino_graph, portable, quantization, tensorrt_engine
 from model.engines.artifact import Kind, Profile
 from model.engines.device import pick_device
-from model.engines.engine import Precision
-from model.engines.program import MAX_BATCH_SIZE
+from model.engines.engine import MAX_BATCH_SIZE, Precision
 from model.errors import EngineError, FreqMergeError
 from model.manifest import default_checkpoint_path
 

@@ -15,6 +15,9 @@ from jaxtyping import Float, Int, UInt8
 from model.config import SCORE_NAMES
 from model.errors import EngineError
 
+MAX_BATCH_SIZE = 256
+"""Largest batch of a compiled engine that is not told another one."""
+
 KINDS = ("eager", "inductor", "openvino", "tensorrt")
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]

@@ -6,15 +6,22 @@ ships with it. openvino is an extra and is imported by the functions that need i
 
 from __future__ import annotations
 
+import logging
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
-from model.engines.engine import EngineOutput, Precision, check_batch
+from model.engines import artifact
+from model.engines.artifact import Origin, Profile
+from model.engines.engine import MAX_BATCH_SIZE, EngineOutput, Precision, check_batch
 from model.errors import EngineError
+
+log = logging.getLogger(__name__)
 
 NEEDS: dict[Precision, tuple[str, str]] = {
     "fp32": ("FP32", ""),
@@ -90,6 +97,32 @@ class OpenVINOEngine:
         except Exception as error:  # OpenVINO raises RuntimeError and its own types; callers need one
             raise EngineError(f"openvino engine on cpu failed on {len(images)} images: {error}") from error
         return EngineOutput(logits, scores, owners)
+
+
+def kept_or_built(
+    origin: Origin,
+    build: Callable[[int], bytes],
+    native_size: int,
+    max_batch_size: int,
+    folder: Path | None,
+    threads: int,
+    reason: str = "",
+) -> OpenVINOEngine:
+    """The engine of this origin in the folder, or what `build` gives for 1..its argument images, then kept there.
+
+    Raises `EngineError`.
+    """
+    largest = max(MAX_BATCH_SIZE, max_batch_size)
+
+    def load(engine: bytes) -> OpenVINOEngine:
+        return OpenVINOEngine(engine, native_size, max_batch_size, threads, reason, origin.precision)
+
+    def fresh() -> bytes:
+        log.info("compiling %s in %s for this processor; this takes seconds", origin.checkpoint, origin.precision)
+        return build(largest)
+
+    profiles = (Profile(best=largest, largest=largest),)
+    return artifact.kept(origin, max_batch_size, folder, load) or artifact.built(origin, profiles, folder, fresh, load)
 
 
 def require() -> Any:

@@ -6,7 +6,6 @@ openvino is an extra and is imported by the functions that need it.
 from __future__ import annotations
 
 import logging
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,10 @@ import torch
 
 from model.checkpoint import Checkpoint
 from model.engines import artifact, openvino_engine
-from model.engines.artifact import Profile
 from model.engines.classifier import classifier_of
-from model.engines.engine import Precision
+from model.engines.engine import MAX_BATCH_SIZE, Precision
 from model.engines.openvino_engine import OpenVINOEngine
-from model.engines.program import MAX_BATCH_SIZE, exported
+from model.engines.program import exported
 from model.errors import EngineError
 
 log = logging.getLogger(__name__)
@@ -62,19 +60,12 @@ def create(
 ) -> OpenVINOEngine:
     """The engine that lies in the folder, or one that is built now and kept there; raises `EngineError`."""
     origin = artifact.origin_of(checkpoint, precision, torch.device("cpu"), "openvino")
-    largest = max(MAX_BATCH_SIZE, max_batch_size)
-
-    def fresh() -> bytes:
-        log.info("building an OpenVINO engine of %s in %s; this takes seconds", origin.checkpoint, precision)
-        return build(checkpoint, precision, largest)
-
-    load = partial(
-        OpenVINOEngine,
-        native_size=checkpoint.manifest.preprocess.native_size,
-        max_batch_size=max_batch_size,
-        threads=threads,
-        reason=reason,
-        precision=precision,
+    return openvino_engine.kept_or_built(
+        origin,
+        lambda largest: build(checkpoint, precision, largest),
+        checkpoint.manifest.preprocess.native_size,
+        max_batch_size,
+        folder,
+        threads,
+        reason,
     )
-    found = artifact.kept(origin, max_batch_size, folder, load)
-    return found or artifact.built(origin, (Profile(best=largest, largest=largest),), folder, fresh, load)

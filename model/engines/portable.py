@@ -12,7 +12,6 @@ import base64
 import hashlib
 import io
 import logging
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from pydantic import Field, ValidationError
 from model import files
 from model.config import Frozen, ModelConfig
 from model.engines import agreement, artifact, openvino_engine
-from model.engines.artifact import Profile
 from model.engines.engine import EngineOutput, Precision
 from model.engines.openvino_engine import OpenVINOEngine
 from model.errors import ArtifactError, ConfigError, EngineError
@@ -33,8 +31,6 @@ log = logging.getLogger(__name__)
 FORMAT = 1
 MAX_LOSS = 0.002
 """Share of the test images by which a precision may be worse than float32 and still be taken unasked."""
-
-LARGEST_BATCH = 256
 
 
 class Accuracy(Frozen):
@@ -171,25 +167,15 @@ def create(
         graph=portable.digest,
     )
 
-    def fresh() -> bytes:
-        log.info("compiling %s for this processor; this takes seconds", path.name)
+    def compiled(largest: int) -> bytes:
         graph = graph_of(path, portable)
         try:
             return openvino_engine.compiled(graph, portable.precision)
         except Exception as error:  # OpenVINO raises many types; callers need one
             raise EngineError(f"{path}: could not be compiled: {error}") from error
 
-    load = partial(
-        OpenVINOEngine,
-        native_size=portable.checkpoint.preprocess.native_size,
-        max_batch_size=max_batch_size,
-        threads=threads,
-        reason=reason,
-        precision=portable.precision,
-    )
-    largest = max(LARGEST_BATCH, max_batch_size)
-    found = artifact.kept(origin, max_batch_size, folder, load)
-    engine = found or artifact.built(origin, (Profile(best=largest, largest=largest),), folder, fresh, load)
+    native_size = portable.checkpoint.preprocess.native_size
+    engine = openvino_engine.kept_or_built(origin, compiled, native_size, max_batch_size, folder, threads, reason)
     agreement.check_answers(engine, unpacked(portable.reference), (1, max_batch_size), "eager float32")
     return engine
 

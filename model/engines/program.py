@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from model.engines.classifier import Classifier
-
-MAX_BATCH_SIZE = 256
+from model.engines.engine import MAX_BATCH_SIZE
 
 INPUTS = ("images",)
 OUTPUTS = ("logits", "frequency_scores", "source_maps")
