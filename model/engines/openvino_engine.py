@@ -6,6 +6,7 @@ ships with it. openvino is an extra and is imported by the functions that need i
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
 from collections.abc import Callable
@@ -48,13 +49,13 @@ def why_not(device: str, precision: Precision = "fp32") -> str | None:
 
 def capabilities() -> frozenset[str]:
     """What OpenVINO computes in on this processor, by its own names, such as FP32, BF16 and INT8."""
-    return frozenset(require().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+    return frozenset(core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
 
 
 def compiled(graph: Any, precision: Precision) -> bytes:
     """An OpenVINO model, compiled for this processor, as plain bytes; takes seconds."""
     # as bytes: the compiled model itself would read its weights from the memory of whoever made the graph
-    return bytes(require().Core().compile_model(graph, "CPU", _options(1, precision)).export_model().getvalue())
+    return bytes(core().compile_model(graph, "CPU", _options(1, precision)).export_model().getvalue())
 
 
 class OpenVINOEngine:
@@ -76,9 +77,9 @@ class OpenVINOEngine:
         self.max_batch_size = max_batch_size
         self.native_size = native_size
         self.precision = precision
-        openvino = require()
+        runtime = core()
         try:
-            loaded = openvino.Core().import_model(engine, "CPU", _options(threads, precision))
+            loaded = runtime.import_model(engine, "CPU", _options(threads, precision))
             self._request = loaded.create_infer_request()
             self._taken = loaded.input(0).get_element_type().to_dtype()
         except Exception as error:  # damaged bytes, too little memory: OpenVINO raises many types
@@ -123,6 +124,21 @@ def kept_or_built(
 
     profiles = (Profile(best=largest, largest=largest),)
     return artifact.kept(origin, max_batch_size, folder, load) or artifact.built(origin, profiles, folder, fresh, load)
+
+
+def core() -> Any:
+    """OpenVINO's runtime, one for the process and kept to its end; raises `EngineError` where it is not installed.
+
+    With its plugin for CPUs it changes the stack that signal handlers of the calling thread run on, and takes that
+    memory back when it goes. Where two are gone in the order in which they came, or one in another thread, the
+    thread is left without such a stack, and the next signal (SIGTERM, say) ends the process as a segmentation fault.
+    """
+    return _core(require())
+
+
+@functools.cache
+def _core(openvino: Any) -> Any:
+    return openvino.Core()
 
 
 def require() -> Any:

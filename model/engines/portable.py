@@ -131,7 +131,7 @@ def graph_of(path: Path, portable: Portable) -> Any:
                 "changed; export it again"
             )
         parts.append(content)
-    return openvino_engine.require().Core().read_model(*parts)
+    return openvino_engine.core().read_model(*parts)
 
 
 def check_fits(path: Path, portable: Portable, manifest: Manifest, config: ModelConfig) -> None:

@@ -25,6 +25,21 @@ print(sys.modules["openvino.tools.ovc.telemetry_utils"].tm.__name__, sys.modules
 """Builds engines in a process of its own: the shape checks of the test run cannot be exported."""
 
 
+SIGNALLED = """
+import os, signal, sys
+from pathlib import Path
+from model.engines.openvino_engine import OpenVINOEngine
+
+compiled = Path(sys.argv[1]).read_bytes()
+first, second = (OpenVINOEngine(compiled, 16, 17, 1) for _ in range(2))
+del first
+del second
+signal.signal(signal.SIGTERM, lambda number, frame: print("handled"))
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+"""Two engines that go in the order in which they came, as where one gives way to another, and then a signal."""
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     folder = tmp_path_factory.mktemp("openvino")
@@ -96,6 +111,16 @@ def test_an_export_is_what_the_service_finds_in_its_cache_and_openvino_reports_t
     _, folder, printed = built
     assert {Path(line) for line in printed[:4]} == {*folder.glob("*.engine"), *folder.glob("*.json")}
     assert printed[4] == "openvino.tools.ovc.telemetry_stub None"
+
+
+@pytest.mark.slow
+def test_a_signal_is_handled_after_engines_have_come_and_gone(built):
+    _, folder, _ = built
+    engine, *_ = sorted(folder.glob("*.engine"))
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNALLED, str(engine)], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
 @pytest.fixture
