@@ -103,21 +103,27 @@ def batches() -> Row:
 
 def decoder() -> Row:
     """What pictures cost that are made to be slow, or are just large."""
+    [(p99, _)] = quantiles("freqmerge_decoding_memory_wait_seconds", "", "", (0.99,))
     waits = [
         (
             "max by (instance, replica) (freqmerge_decode_wait_seconds{SELECTED})",
             "{{instance}} {{replica}}",
-        )
+        ),
+        (p99, "for memory p99"),
     ]
     costly = [
         ("sum by (instance, replica) (freqmerge_costly_images{SELECTED})", "{{instance}} {{replica}}"),
         ("min(freqmerge_costly_limit_images{SELECTED})", "limit"),
+        (
+            "sum by (instance, replica) (freqmerge_decoding_memory_waiting_images{SELECTED})",
+            "wait for memory, {{instance}} {{replica}}",
+        ),
     ]
     ended = [
         ("sum by (reason) (rate(freqmerge_decodes_killed_total{SELECTED}[$window]))", "ended: {{reason}}"),
         ('sum(rate(freqmerge_rejected_total{SELECTED, reason="too_costly"}[$window]))', "refused: too_costly"),
     ]
-    waited = "Longest wait for a thread or process that decodes. At 5 s, by default, the service is not ready."
+    waited = "Longest wait for a thread, process or memory to decode. At 5 s, by default, the service is not ready."
     killed = "cpu: it took too long. abandoned: nobody waited any more. silent, died: look into the log."
     panels = [
         graph("Wait for the decoder", waits, "s", waited),
@@ -125,7 +131,7 @@ def decoder() -> Row:
             "Costly pictures",
             costly,
             "short",
-            "Processes that decode a large or slow picture. At the limit, others wait.",
+            "Processes that decode a large or slow picture: at the limit, others wait. And who waits for memory.",
         ),
         graph("Decodes ended early", ended, "ops", killed),
         graph("Decoding", quantiles(STAGES, "", ', stage="decode"'), "s", "Time per request, the wait included."),

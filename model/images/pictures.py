@@ -27,7 +27,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from model.images.formats import avif, bmp, gif, jpeg, png, webp
-from model.images.formats.essence import Essence
+from model.images.formats.essence import MAX_MISSING, Essence
 from model.images.prepare import prepare_image
 
 
@@ -167,6 +167,11 @@ def upright(image: ImageFile, keep_side: int, essence: Essence) -> Upright:
 def _loaded(image: ImageFile, essence: Essence) -> tuple[Image.Image, tuple[str, ...]]:
     """The pixels, and a warning if a few of them are missing."""
     width = image.width
+    if image.format == "PNG" and png.unfinished(essence.data):
+        finished = png.Finished(io.BytesIO(essence.data))
+        finished.load()
+        warning = _cut_off(finished.missing, "blank")
+        return png.with_transparency(finished, essence.data), (warning,)
     try:
         image.load()
     except OSError:
@@ -176,21 +181,21 @@ def _loaded(image: ImageFile, essence: Essence) -> tuple[Image.Image, tuple[str,
     if image.format == "PNG":
         return png.with_transparency(image, essence.data), ()
     if image.format == "JPEG" and jpeg.unfinished(essence.data):  # libjpeg does not miss the end where all rows came
-        return image, (_cut_off(0.0),)
+        return image, (_cut_off(0.0, "grey"),)
     return image, ()
 
 
 def _ended(essence: Essence, width: int) -> tuple[Image.Image, tuple[str, ...]]:
     shown, missing = jpeg.finished(essence.data, max(1, round(essence.width / width)))
-    if missing > jpeg.MAX_MISSING:
+    return shown, (_cut_off(missing, "grey"),)
+
+
+def _cut_off(missing: float, shown: str) -> str:
+    """A warning of a file that ends early, and of the share of the picture that it lacks; `OSError` for too much."""
+    if missing > MAX_MISSING:
         raise OSError(f"the file is cut off, {missing:.0%} of the picture is missing")
-    return shown, (_cut_off(missing),)
-
-
-def _cut_off(missing: float) -> str:
-    """A warning of a file that ends early, and of the share of the picture that it lacks."""
     if missing:
-        return f"the file is cut off; the last {missing:.1%} of the picture is grey"
+        return f"the file is cut off; the last {missing:.1%} of the picture is {shown}"
     return "the file is cut off; its end marker or its last details are missing"
 
 

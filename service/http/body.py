@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from starlette.requests import Request
 
-from service.errors import ClientGone, TooLarge, UnsupportedFormat
+from service.errors import ClientGone, SlowBody, TooLarge, UnsupportedFormat
 from service.http.exchange import exchange_of
-from service.http.pace import Arrival
+from service.http.pace import Arrival, Arrivals
 from service.pictures.memory_budget import BodyBudget
 from service.settings import FORM_OVERHEAD_BYTES
 
@@ -17,6 +17,9 @@ _RAW_TYPES = ("image/", "application/octet-stream", "binary/octet-stream")
 """The last is what object stores give to files of no declared type."""
 _UNDECLARED = ("", "application/x-www-form-urlencoded")
 """No type at all, or what curl's --data-binary declares if nobody tells it otherwise."""
+
+SLOW_SHARE = 0.5
+"""Of the budget for bodies: what slow ones may hold of it where it is full, before the slowest gives way."""
 
 
 class Upload(NamedTuple):
@@ -35,7 +38,8 @@ async def read_upload(request: Request, budget: BodyBudget, max_bytes: int) -> U
 
 async def read_body(request: Request, budget: BodyBudget, max_bytes: int, overhead: int = 0) -> bytes:
     """The whole body, `overhead` bytes beside what it is to hold; raises `UnsupportedFormat` (it is compressed),
-    `TooLarge`, `SlowBody`, `ClientGone` or `QueueFull` (the bodies of all requests together take more than the budget).
+    `TooLarge`, `SlowBody`, `ClientGone` or `QueueFull` (the bodies of all requests together take more than the budget,
+    and slower ones hold too little of it to give way).
 
     A body that announces too much is refused before a byte of it is read: a client that asked with
     `Expect: 100-continue` then never sends it.
@@ -47,7 +51,8 @@ async def read_body(request: Request, budget: BodyBudget, max_bytes: int, overhe
     if announced.isdigit() and int(announced) > limit:
         raise too_large(max_bytes, f"{int(announced):,} announced in Content-Length")
     exchange = exchange_of(request)
-    with exchange.arrivals.begin() as arrival:
+    exchange.body = exchange.arrivals.begin()
+    with exchange.body as arrival:
         return await _read(request, budget, limit, max_bytes, arrival)
 
 
@@ -64,21 +69,45 @@ def too_large(max_bytes: int, found: str) -> TooLarge:
 
 async def _read(request: Request, budget: BodyBudget, limit: int, max_bytes: int, arrival: Arrival) -> bytes:
     chunks: list[bytes] = []
-    size = 0
-    exchange = exchange_of(request)
+    arrivals = exchange_of(request).arrivals
     while True:
         message = await request.receive()
         if message["type"] == "http.disconnect":
             raise ClientGone("the client closed the connection while it sent the body")
         chunk = message.get("body", b"")
-        size += len(chunk)
-        if size > limit:
+        if arrival.size + len(chunk) > limit:
             raise too_large(max_bytes, "more")
+        _make_room(budget, arrivals, arrival, len(chunk))
         budget.take(len(chunk))
-        exchange.body_bytes = arrival.size = size
+        arrival.size += len(chunk)
+        arrival.held = arrival.size
         chunks.append(chunk)
         if not message.get("more_body", False):
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _make_room(budget: BodyBudget, arrivals: Arrivals, arrival: Arrival, size: int) -> None:
+    """Ends bodies that arrive more slowly than this one, the slowest first, until the budget has so many bytes.
+
+    Not where they hold less than `SLOW_SHARE` of it: then it is full of work, and the newest body is one too many.
+    """
+    if budget.has(size):
+        return
+    slower = arrivals.slower_than(arrival)
+    if sum(one.held for one in slower) < budget.limit * SLOW_SHARE:
+        return
+    for slowest in slower:
+        if budget.has(size):
+            return
+        budget.give(slowest.held)  # the bytes themselves go with its task, as soon as that has its turn
+        slowest.held = 0
+        slowest.end(
+            SlowBody(
+                f"expected a faster request body while all bodies together fill the {budget.limit:,} bytes that they "
+                "may take, found the slowest of those that arrive; use a faster connection or try again later",
+                headers={"Connection": "close"},
+            )
+        )
 
 
 def _refuse_compressed(encoding: str) -> None:

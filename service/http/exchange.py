@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
-from service.http.pace import Arrivals
+from service.http.pace import Arrival, Arrivals
 from service.observe.stage_times import Stages
 
 SCOPE_KEY = "freqmerge.exchange"
@@ -26,8 +26,8 @@ class Exchange:
     """What its body is one of while it arrives."""
     started: float = field(default_factory=time.perf_counter)
     stages: Stages = field(default_factory=Stages)
-    body_bytes: int = 0
-    """What its body holds of the `BodyBudget`, until the answer has left."""
+    body: Arrival | None = None
+    """Its body, once that is read; `held` is its part of the `BodyBudget`, until the answer has left."""
     refusal: str | None = None
     """The `reason` of the error that it was answered with."""
     trace_id: str | None = None

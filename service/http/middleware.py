@@ -71,7 +71,8 @@ class Observe:
 
     def _record(self, scope: Scope, exchange: Exchange, status: int) -> None:
         self._service.metrics.in_flight -= 1
-        self._service.bodies.give(exchange.body_bytes)
+        if exchange.body is not None:
+            self._service.bodies.give(exchange.body.held)
         seconds = time.perf_counter() - exchange.started
         route = getattr(scope.get("route"), "path", UNMATCHED)
         self._service.metrics.request(route, status, seconds)

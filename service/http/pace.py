@@ -1,12 +1,15 @@
 """How fast a request body has to arrive: no silence longer than a time, and no less than a rate over that time.
 
-A whole-body time limit would ask large pictures for fast connections. Here a steady sender is never cut off.
+A whole-body time limit would ask large pictures for fast connections. Here a steady sender is never cut off, unless
+memory for bodies runs out: then the slowest gives way to those that are faster, or many slow ones could fill it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
+from operator import itemgetter
 from types import TracebackType
 from typing import NamedTuple
 
@@ -15,6 +18,9 @@ from service.settings import Settings
 
 LOOKS = 8
 """Of the timer in one window: how finely the window slides."""
+
+JUDGED_FROM = 2
+"""Looks at a body before its rate is compared with others': at least one whole step of the window."""
 
 
 class Pace(NamedTuple):
@@ -52,6 +58,11 @@ class Arrivals:
         for arrival in self.open:
             arrival.look(self.pace)
 
+    def slower_than(self, other: Arrival) -> list[Arrival]:
+        """The bodies that bring less than `other` does, the slowest first; those that have just begun count as fast."""
+        rates = [(arrival.rate(), arrival) for arrival in self.open]
+        return [one for rate, one in sorted(rates, key=itemgetter(0)) if rate < other.rate()]
+
     def _set_timer(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(self.pace.window_s / LOOKS, self._on_timer)
 
@@ -65,11 +76,13 @@ class Arrivals:
 class Arrival:
     """One body on its way; works as `asyncio.timeout` does, with a rate in the place of the clock."""
 
-    __slots__ = ("_behind", "_marks", "_open", "_task", "size")
+    __slots__ = ("_behind", "_marks", "_open", "_task", "held", "size")
 
     def __init__(self, open: set[Arrival]) -> None:
         self.size = 0
         """Bytes that have arrived; whoever reads them keeps it up to date."""
+        self.held = 0
+        """Bytes of them that count as held in memory; also theirs who read them."""
         self._open = open
         self._marks: deque[int] | None = None  # the sizes at the last looks; most bodies are there before the first
         self._behind: SlowBody | None = None
@@ -97,10 +110,21 @@ class Arrival:
             self._marks = deque([0], LOOKS)
             return
         found = self.size - self._marks[0]
-        if len(self._marks) == LOOKS and found < pace.least_bytes and self._behind is None:
-            self._behind = _slow(pace, found)
-            self._task.cancel()
+        if len(self._marks) == LOOKS and found < pace.least_bytes:
+            self.end(_slow(pace, found))
         self._marks.append(self.size)
+
+    def rate(self) -> float:
+        """Bytes for each look of the last window; infinite while it is too young to be judged."""
+        if self._marks is None or len(self._marks) < JUDGED_FROM:
+            return math.inf
+        return (self.size - self._marks[0]) / len(self._marks)
+
+    def end(self, why: SlowBody) -> None:
+        """Ends the task that reads it, unless that was done before."""
+        if self._behind is None:
+            self._behind = why
+            self._task.cancel()
 
 
 def _slow(pace: Pace, found: int) -> SlowBody:

@@ -82,6 +82,12 @@ class Metrics:
             buckets=LAG_BUCKETS,
             registry=registry,
         )
+        self._memory_waits = Histogram(
+            "freqmerge_decoding_memory_wait_seconds",
+            "Time that a picture waited for memory to be decoded in, of those that had to",
+            buckets=REQUEST_BUCKETS,
+            registry=registry,
+        )
         store_failures = Counter(
             "freqmerge_store_failures",
             "Images that the shared store could not take or look up",
@@ -111,6 +117,7 @@ class Metrics:
         workers: DecodeWorkers,
         decode_wait_s: Callable[[], float],
         decoding_bytes: Callable[[], float],
+        memory_waiting: Callable[[], float],
         body_bytes: Callable[[], float],
         ready: Callable[[], float],
         device: Callable[[], str | None],
@@ -130,6 +137,11 @@ class Metrics:
                 decode_wait_s,
             ),
             ("freqmerge_decoding_bytes", "Memory that pictures being decoded hold", decoding_bytes),
+            (
+                "freqmerge_decoding_memory_waiting_images",
+                "Pictures that wait for memory to be decoded in",
+                memory_waiting,
+            ),
             ("freqmerge_body_bytes", "Memory that request bodies hold", body_bytes),
             ("freqmerge_ready", "1 while the service is ready, else 0", ready),
         ):
@@ -170,6 +182,10 @@ class Metrics:
     def loop_lag(self, seconds: float) -> None:
         """Observes how late a timer was."""
         self._lag.observe(seconds)
+
+    def memory_wait(self, seconds: float) -> None:
+        """Observes how long a picture waited for memory; safe on any thread."""
+        self._memory_waits.observe(seconds)
 
     def store_failed(self, operation: str, images: int) -> None:
         """Counts images that the store could not take or look up."""

@@ -109,6 +109,11 @@ def decode(
         ) from error
     except pictures.DAMAGED as error:
         raise _undecodable(found, error) from error
+    if not essence.width * essence.height:
+        raise Undecodable(
+            f"expected a picture of one pixel or more on each side, found a {found} file of {essence.width} x "
+            f"{essence.height}; export or download it again"
+        )
     _check_size(essence.width, essence.height, found, limits)
     costly = essence.cost_s > COSTLY_S
     if costly and defer:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from service.errors import QueueFull
@@ -14,19 +15,31 @@ PATIENT_SHARE = 0.75
 
 
 class ByteBudget:
-    """Bytes that jobs hold while they run; a job for which too few are left waits its turn."""
+    """Bytes that jobs hold while they run; a job for which too few are left waits its turn.
 
-    def __init__(self, limit: int) -> None:
+    `on_wait` hears how long each job that had to wait did so, on that job's thread.
+    """
+
+    def __init__(self, limit: int, on_wait: Callable[[float], None] = lambda seconds: None) -> None:
         self.limit = limit
         self.held = 0
         """Bytes held now; at most the limit."""
         self._line: deque[object] = deque()
+        self._waits: dict[object, float] = {}
+        """When each job that waits began to; the first to wait first."""
+        self._on_wait = on_wait
         self._changed = threading.Condition()
 
     @property
     def waiting(self) -> int:
         """Jobs that wait for their bytes."""
-        return len(self._line)
+        return len(self._waits)
+
+    @property
+    def waited_s(self) -> float:
+        """How long a job has waited for its bytes, the longest of those that wait; 0 if none waits."""
+        began = next(iter(list(self._waits.values())), None)
+        return 0.0 if began is None else time.monotonic() - began
 
     @contextmanager
     def hold(self, size: int) -> Iterator[None]:
@@ -51,7 +64,7 @@ class ByteBudget:
         """
         size = min(size, int(self.limit * PATIENT_SHARE))
         with self._changed:
-            self._changed.wait_for(lambda: not self._line and self.held + size <= self.limit)
+            self._wait_until(lambda: not self._line and self.held + size <= self.limit)
             self.held += size
         try:
             yield
@@ -64,10 +77,20 @@ class ByteBudget:
         turn = object()
         with self._changed:
             self._line.append(turn)
-            self._changed.wait_for(lambda: self._line[0] is turn and self.held + size <= self.limit)
+            self._wait_until(lambda: self._line[0] is turn and self.held + size <= self.limit)
             self._line.popleft()
             self.held += size
             self._changed.notify_all()
+
+    def _wait_until(self, free: Callable[[], bool]) -> None:
+        """Returns when the condition holds, and notes the wait if it does not at once; the lock is held."""
+        if free():
+            return
+        wait = object()
+        began = self._waits[wait] = time.monotonic()
+        self._changed.wait_for(free)
+        del self._waits[wait]
+        self._on_wait(time.monotonic() - began)
 
 
 class BodyBudget:
@@ -81,9 +104,13 @@ class BodyBudget:
         self.held = 0
         """Bytes held now; at most the limit."""
 
+    def has(self, size: int) -> bool:
+        """Whether so many bytes more are free."""
+        return self.held + size <= self.limit
+
     def take(self, size: int) -> None:
         """Holds so many bytes more; raises `QueueFull`."""
-        if self.held + size > self.limit:
+        if not self.has(size):
             raise QueueFull(
                 f"expected room for the request body among the {self.limit:,} bytes that all bodies may take, found "
                 "it taken; try again in a second",

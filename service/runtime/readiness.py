@@ -23,7 +23,7 @@ class Facts(NamedTuple):
     stall_after_s: float
     """Age from which on such a batch counts as one that will not end."""
     decode_wait_s: float
-    """How long a picture has waited to be decoded, the longest of those that wait."""
+    """How long a picture has waited for a thread, a process or memory to be decoded, the longest of those that wait."""
     decode_stall_after_s: float
     """From when on the decoder counts as saturated."""
 

@@ -48,7 +48,7 @@ class Service:
         self.pool = WorkerPool(settings.decode_threads)
         self.costly_pool = WorkerPool(settings.decode_workers, "freqmerge-costly")
         self.workers = DecodeWorkers(settings.decode_workers, settings.decode_cpu_s, 2 * settings.max_decoding_bytes)
-        self.budget = ByteBudget(settings.max_decoding_bytes)
+        self.budget = ByteBudget(settings.max_decoding_bytes, on_wait=self.metrics.memory_wait)
         self.bodies = BodyBudget(settings.max_body_bytes)
         self.store = open_store(settings, self.metrics.store_failed)
         self.labels: list[dict[str, Any]] = []
@@ -64,6 +64,7 @@ class Service:
             workers=self.workers,
             decode_wait_s=lambda: self.decode_wait_s,
             decoding_bytes=lambda: self.budget.held,
+            memory_waiting=lambda: self.budget.waiting,
             body_bytes=lambda: self.bodies.held,
             ready=lambda: self.ready,
             device=self._own_device,
@@ -152,8 +153,8 @@ class Service:
 
     @property
     def decode_wait_s(self) -> float:
-        """How long a picture has waited for a thread or a process that decodes, the longest of all; 0 if none waits."""
-        return max(self.pool.waited_s, self.costly_pool.waited_s)
+        """How long a picture has waited for a thread, a process or memory, the longest of all; 0 if none waits."""
+        return max(self.pool.waited_s, self.costly_pool.waited_s, self.budget.waited_s)
 
     def _own_device(self) -> str | None:
         """The device of an engine in this process."""

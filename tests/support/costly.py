@@ -128,9 +128,11 @@ COSTLY: dict[str, Callable[[], bytes]] = {
 """What each is made of, and a maker of the file."""
 
 
-def png(width: int, height: int, depth: int, colour: int, rows: bytes, before: bytes = b"") -> bytes:
+def png(
+    width: int, height: int, depth: int, colour: int, rows: bytes, before: bytes = b"", interlace: int = 0
+) -> bytes:
     """A PNG of packed rows, each behind its filter byte, and of chunks before them."""
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlace)
     return PNG_START + chunk(b"IHDR", header) + before + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 

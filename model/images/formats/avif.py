@@ -20,12 +20,12 @@ def essence(data: bytes) -> Essence:
 
     A frame may be larger than its item says, and is decoded before the two are compared: always costly.
     """
-    width, height, at = 0, 0, -1
+    sizes, at = [], -1
     for _ in range(MAX_SIZES):
         if (at := data.find(b"ispe", at + 1)) < 0:
             break
-        wide, high = struct.unpack_from(">II", data, at + 8)
-        width, height = max((width, height), (wide, high), key=lambda size: size[0] * size[1])
-    if not width * height:
+        sizes.append(struct.unpack_from(">II", data, at + 8))
+    if not sizes:
         raise SyntaxError("no size")
+    width, height = max(sizes, key=lambda size: size[0] * size[1])
     return Essence(data, width, height, ALWAYS_COSTLY_S)

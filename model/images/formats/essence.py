@@ -13,6 +13,9 @@ from typing import NamedTuple
 MAX_PARTS = 16_384
 """Most segments, chunks or blocks of a file: a photo has a few dozen, a streamed PNG of 10 MB some thousand."""
 
+MAX_MISSING = 0.05
+"""Share of a picture that may be missing at its end."""
+
 ALWAYS_COSTLY_S = float("inf")
 """The cost of a file whose bytes do not bound it."""
 

@@ -36,7 +36,10 @@ def essence(data: bytes) -> Essence:
         if data[begin + 1] == _CONTROL and at - begin == 8:
             control = data[begin:at]
     left, top, wide, high = struct.unpack_from("<HHHH", data, at + 1)
-    width, height = max(width, left + wide), max(height, top + high)
+    if wide and high:
+        width, height = max(width, left + wide), max(height, top + high)
+    else:
+        width, height = wide, high  # no pixels, however large the screen is
     cost = width * height * _PIXEL_S + len(data) * _BYTE_S
     whole = data if at == head + len(control) else data[:head] + control + data[at:]
     return Essence(whole, width, height, cost)

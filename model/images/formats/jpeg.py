@@ -17,9 +17,6 @@ MAX_PASSES = 40_000_000
 MAX_HEADER_BYTES = 1 << 18
 """Most bytes of tables before the first scan: Pillow takes quantisation tables apart in Python."""
 
-MAX_MISSING = 0.05
-"""Share of the picture that may be missing at its end."""
-
 _BYTE_S, _PIXEL_S, _SCAN_S = 25e-9, 6e-9, 50e-6
 _PASS_S, _ARITHMETIC_PASS_S = 40e-9, 600e-9
 

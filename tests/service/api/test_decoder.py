@@ -73,3 +73,22 @@ async def test_a_decoder_that_pictures_wait_for_is_not_ready_and_ready_again_whe
     release.set()
     await until(lambda: app.service.decode_wait_s == 0)
     assert (await app.client.get("/ready")).status_code == 200
+
+
+async def test_pictures_that_wait_for_memory_are_counted_and_make_the_service_not_ready_until_there_is_some(
+    start: Start,
+) -> None:
+    app = await start(decode_threads=8, decode_stall_after_s=0.01)  # threads to spare: nobody waits for one
+    registry = app.service.metrics.registry
+    with app.service.budget.hold(app.service.budget.limit):
+        asked = [asyncio.create_task(app.client.post("/classify", content=picture(value))) for value in (1, 2)]
+        await until(lambda: app.service.budget.waiting == 2 and app.service.decode_wait_s > 0.01)
+        assert registry.get_sample_value("freqmerge_decoding_memory_waiting_images") == 2
+        answer = await app.client.get("/ready")
+        assert answer.status_code == 503
+        assert "The decoder is saturated" in answer.json()["detail"]
+    assert [(await task).status_code for task in asked] == [200, 200]
+    assert registry.get_sample_value("freqmerge_decoding_memory_waiting_images") == 0
+    assert registry.get_sample_value("freqmerge_decoding_memory_wait_seconds_count") == 2
+    assert (registry.get_sample_value("freqmerge_decoding_memory_wait_seconds_sum") or 0) > 0.02
+    assert (await app.client.get("/ready")).status_code == 200

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from fastapi import FastAPI
 
 from service.app import create_app
 from service.settings import MIB, Settings
@@ -25,17 +24,6 @@ from tests.support.wire import problem
 HEAD = b"POST /classify HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
 LIVE = b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n"
 SIZE = 30 * MIB
-
-
-@pytest.fixture(scope="module")
-def app() -> FastAPI:
-    return create_app(Settings(), loader(FakeEngine()))
-
-
-@pytest.fixture(scope="module")
-def url(app: FastAPI) -> Iterator[str]:
-    with serving(app) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 
 import httpx
 import pytest
 from fastapi import FastAPI
 
-from service.app import create_app
-from service.settings import Settings
-from tests.support.doubles import FakeEngine, loader, picture
-from tests.support.live import serving
+from tests.support.doubles import picture
 from tests.support.sockets import answers, connect, only, wait_until
 from tests.support.wire import problem
 
@@ -20,17 +16,6 @@ DATA = picture(5)
 OFFER = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n"
 LAST_OFFER = OFFER.replace(b"Upgrade,", b"close, Upgrade,")
 WEBSOCKET = b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: eA==\r\n"
-
-
-@pytest.fixture(scope="module")
-def app() -> FastAPI:
-    return create_app(Settings(), loader(FakeEngine()))
-
-
-@pytest.fixture(scope="module")
-def url(app: FastAPI) -> Iterator[str]:
-    with serving(app) as found:
-        yield found
 
 
 def post(data: bytes = DATA, offer: bytes = LAST_OFFER, framing: bytes = b"") -> tuple[bytes, bytes]:

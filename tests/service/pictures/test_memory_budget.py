@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 from service.pictures.memory_budget import ByteBudget
@@ -48,6 +49,27 @@ def test_jobs_run_together_while_their_bytes_fit_and_wait_in_turn_when_they_do_n
     assert (budget.held, budget.waiting) == (0, 0)
 
 
+def test_how_many_jobs_wait_and_for_how_long_is_told_and_only_of_those_that_had_to() -> None:
+    waits: list[float] = []
+    budget = ByteBudget(10, on_wait=waits.append)
+    holder = Job(budget, 10)
+    assert (budget.waiting, budget.waited_s, waits) == (0, 0.0, [])
+    began = time.monotonic()
+    small, large = Job(budget, 1), Job(budget, 9)
+    assert budget.waiting == 2
+    first_s = budget.waited_s
+    assert 0 < first_s <= time.monotonic() - began
+    assert budget.waited_s > first_s
+    holder.finish()
+    assert small.runs.wait(DEADLINE_S)
+    assert large.runs.wait(DEADLINE_S)
+    assert (budget.waiting, budget.waited_s) == (0, 0.0)
+    assert len(waits) == 2
+    assert first_s < min(waits) <= max(waits) <= time.monotonic() - began
+    small.finish()
+    large.finish()
+
+
 def test_a_job_larger_than_the_budget_runs_alone() -> None:
     budget = ByteBudget(10)
     giant = Job(budget, 1000)
@@ -86,8 +108,11 @@ def test_nobody_waits_behind_a_patient_job_and_it_runs_when_there_is_room() -> N
         thread = threading.Thread(target=patient)
         thread.start()
         assert began.wait(DEADLINE_S)
+        while not budget.waiting:
+            began.wait(0)
         with budget.hold(40):  # at once, though the other came first
             assert not done.is_set()
+            assert budget.waited_s > 0
     assert done.wait(DEADLINE_S)
     thread.join(DEADLINE_S)
     assert budget.held == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -51,6 +52,72 @@ def test_half_a_jpeg_is_refused_and_the_message_says_what_is_missing(options: di
     whole = noisy_jpeg(quality=90, **options)
     with pytest.raises(Undecodable, match="of the picture is missing"):
         decode(whole[: len(whole) // 2])
+
+
+def noisy_png(mode: str = "RGB", **options: object) -> bytes:
+    noise = np.random.default_rng(0).integers(0, 65536, (200, 150, 3), dtype=np.uint16)
+    image = Image.fromarray(noise[..., 0]) if mode == "I;16" else Image.fromarray(noise.astype(np.uint8)).convert(mode)
+    return saved(image, "PNG", **options)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "I;16"])
+@pytest.mark.parametrize("missing", [1, 11, 12, 15, 16, 17, 20])
+def test_a_png_without_its_last_bytes_is_the_whole_picture_with_a_warning(mode: str, missing: int) -> None:
+    whole = noisy_png(mode)
+    picture = decode(whole[:-missing])
+    assert (np.asarray(picture.image) == pixels(whole)).all()
+    assert picture.warnings == ("the file is cut off; its end marker or its last details are missing",)
+    assert decode(whole).warnings == decode(whole + b"junk").warnings == ()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "I;16"])
+def test_a_png_that_is_cut_off_inside_its_pixels_is_the_rest_with_a_warning(mode: str) -> None:
+    whole = noisy_png(mode)
+    picture = decode(whole[: int(len(whole) * 0.97)])
+    assert picture.warnings[0].startswith(("the file is cut off; the last 2.9%", "the file is cut off; the last 3.0%"))
+    assert picture.warnings[0].endswith("of the picture is blank")
+    came, expected = np.asarray(picture.image), pixels(whole)
+    assert (came[:193] == expected[:193]).all()
+    assert (came[195:] == (255 if mode == "RGBA" else 0)).all()
+
+
+def test_half_a_png_is_refused_and_the_message_says_what_is_missing() -> None:
+    whole = noisy_png()
+    with pytest.raises(Undecodable, match=r"cut off, 50% of the picture is missing"):
+        decode(whole[: len(whole) // 2])
+
+
+def test_a_png_that_is_cut_off_and_damaged_is_refused() -> None:
+    data = bytearray(noisy_png()[:-20])
+    data[len(data) // 2] ^= 0xFF
+    data[len(data) // 2 + 1 :] = bytes(len(data) // 2)
+    with pytest.raises(Undecodable):
+        decode(bytes(data))
+
+
+PASSES = ((0, 8, 0, 8), (4, 8, 0, 8), (0, 4, 4, 8), (2, 4, 0, 4), (0, 2, 2, 4), (1, 2, 0, 2), (0, 1, 1, 2))
+
+
+def interlaced(levels: np.ndarray) -> bytes:
+    """A grey PNG in seven passes."""
+    parts = [levels[top::down, left::across] for left, across, top, down in PASSES]
+    rows = b"".join(b"\0" + row.tobytes() for part in parts if part.size for row in part)
+    return png(levels.shape[1], levels.shape[0], 8, 0, rows, interlace=1)
+
+
+@settings(max_examples=25, deadline=None)
+@given(width=st.integers(1, 40), height=st.integers(1, 40), share=st.floats(0.95, 1))
+def test_an_interlaced_png_that_is_cut_off_keeps_every_pixel_that_came(width: int, height: int, share: float) -> None:
+    levels = np.random.default_rng(0).integers(1, 256, (height, width), dtype=np.uint8)
+    whole = interlaced(levels)
+    assert (pixels(whole)[..., 0] == levels).all()
+    try:
+        picture = decode(whole[: int(len(whole) * share)])
+    except Undecodable:
+        return
+    came = np.asarray(picture.image)[..., 0]
+    assert ((came == levels) | (came == 0)).all()
+    assert (came == 0).mean() <= 0.06
 
 
 @settings(max_examples=25, deadline=None)
@@ -115,7 +182,8 @@ def test_a_transparent_16_bit_colour_is_compared_in_all_its_bits() -> None:
 
 def test_training_and_serving_give_the_same_pixels_for_every_fault() -> None:
     whole = noisy_jpeg(quality=90)
-    for data in (whole[:-2], whole[: int(len(whole) * 0.97)], saved(Image.effect_noise((50, 40), 60), "BMP")):
+    cut_png = noisy_png()[:-2000]
+    for data in (whole[:-2], whole[: int(len(whole) * 0.97)], cut_png, saved(Image.effect_noise((50, 40), 60), "BMP")):
         name = pictures.format_of(data) or ""
         served = decoding.decode(data, **{**LIMITS, "keep_side": pictures.network_side(32)})
         assert (pictures.network_input(data, name, 32) == decoding.network_input(served, 32)).all()
@@ -143,3 +211,42 @@ def test_a_jpeg_may_have_more_pixels_than_other_formats_and_the_refusal_says_so(
         TooLarge, match=r"at most 25,000,000 pixels .* \(a JPEG may have 50,000,000\), found 6000 x 5000"
     ):
         decode(saved(Image.new("L", (6000, 5000), 9), "PNG"))
+
+
+SIZE_AT = {
+    "PNG": (b"IHDR", 4, ">II"),
+    "JPEG": (b"\xff\xc0", 5, ">HH"),
+    "WEBP": (b"VP8 ", 14, "<HH"),
+    "BMP": (b"BM", 18, "<ii"),
+    "AVIF": (b"ispe", 8, ">II"),
+}
+"""Sign before the size, how far behind its begin the size stands, and how it is written."""
+
+
+def of_size(name: str, width: int, height: int) -> bytes:
+    """A file whose header announces this size, and whose pixels are of another."""
+    data = bytearray(saved(Image.new("RGB", (16, 16), "red"), name))
+    if name == "GIF":  # of the screen, and of the frame at a place that no screen has
+        start = 13 + (3 << ((data[10] & 7) + 1))
+        frame = data.index(b",", start)
+        data[6:10] = struct.pack("<HH", width, height)
+        data[frame + 1 : frame + 9] = struct.pack("<HHHH", 65_000, 65_000, width, height)
+        return bytes(data)
+    sign, behind, layout = SIZE_AT[name]
+    at = data.index(sign) + behind
+    numbers = (height, width) if name == "JPEG" else (width, height)
+    data[at : at + struct.calcsize(layout)] = struct.pack(layout, *numbers)
+    if name == "PNG":
+        data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    return bytes(data)
+
+
+@pytest.mark.parametrize("name", pictures.FORMATS)
+@pytest.mark.parametrize(("width", "height"), [(0, 16), (16, 0), (0, 0)])
+def test_a_file_of_no_width_or_height_is_refused_with_what_was_found(name: str, width: int, height: int) -> None:
+    with pytest.raises(Undecodable) as caught:
+        decode(of_size(name, width, height))
+    assert caught.value.detail == (
+        f"expected a picture of one pixel or more on each side, found a {name} file of {width} x {height}; "
+        "export or download it again"
+    )
