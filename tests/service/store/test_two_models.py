@@ -130,10 +130,10 @@ def test_the_dashboard_lists_both_models_adds_their_classes_up_and_the_documente
     page = (DOCS / "guide/kubernetes.md").read_text(encoding="utf-8")
     [apart] = re.findall(r"^  ```promql\n  (.*)\n", page, re.MULTILINE)
     models, classes = panel_queries()["Models that are served A"], panel_queries()["Classes predicted A"]
-    with prometheus_on(old.address, tmp_path) as prometheus:
+    with prometheus_on(old.address, tmp_path, interval="1s") as prometheus:
 
         def asked(query: str) -> list[dict[str, Any]]:
-            chosen = {"$instance": ".*", "$replica": ".*", "$__range": "60s", "[5m]": "[5s]"}
+            chosen = {"$instance": ".*", "$replica": ".*", "$__range": "5m"}
             for name, value in chosen.items():
                 query = query.replace(name, value)
             found: list[dict[str, Any]] = data(prometheus, "/query", query=query)["result"]
