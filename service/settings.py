@@ -74,7 +74,7 @@ class Settings(BaseSettings):
         None,
         ge=1,
         le=1024,
-        description="CPU threads of the model; unset: what the tensor library takes, one per core",
+        description="CPU threads of the model; unset: one per core, or what a container's CPU limit leaves",
     )
 
     # the socket

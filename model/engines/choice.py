@@ -40,7 +40,8 @@ def create_engine(
 ) -> Engine:
     """An engine for the checkpoint; `kind` auto or one of `KINDS`, `device` auto, cpu, cuda or cuda:N.
 
-    `threads` sets torch's CPU threads for the whole process, and OpenVINO takes as many. `precision` is auto, fp32,
+    `threads` sets torch's CPU threads for the whole process, and OpenVINO takes as many; None is torch's own number,
+    which knows no CPU limit of a container, or fewer where there is one. `precision` is auto, fp32,
     fp16, bf16 or int8. `cache` is where TensorRT's and OpenVINO's engines are kept; the first take minutes to build,
     the others seconds. On CUDA `auto` tries tensorrt, then inductor, then eager, all in fp16 unless told otherwise, and
     `tensorrt` falls back to inductor. On a CPU `auto` and `openvino` try openvino, then eager, and `tensorrt` is eager.
@@ -50,8 +51,7 @@ def create_engine(
     `EngineError` for an unknown kind or precision, a device that is not there, or openvino on CUDA.
     """
     _check_names(kind, precision)
-    if threads is not None:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(threads or min(torch.get_num_threads(), processor.usable_cpus()))
     place = pick_device(device)
     hidden = hidden_cuda() if device == "auto" and place.type == "cpu" else ""
     if hidden:

@@ -31,7 +31,7 @@ async def find(service: Service, request: Request, image_id: str) -> StoredImage
         stored = await service.store.get(image_id)
     if stored is None:
         raise UnknownImage(
-            f"expected the id of a picture classified in the last {service.settings.store_ttl_s:g} s, "
+            f"expected the id of a picture that this model classified in the last {service.settings.store_ttl_s:g} s, "
             f"found {image_id!r}; classify it again, or send it to POST /heatmap"
         )
     return stored

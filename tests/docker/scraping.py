@@ -23,8 +23,13 @@ NEEDS_A_GPU = {"GPU memory A"}
 
 
 @contextlib.contextmanager
-def prometheus_on(target: str, folder: Path, interval: str = "250ms") -> Iterator[httpx.Client]:
-    """Prometheus with docker/prometheus.yml, but for the target's address and a shorter interval; a client for it."""
+def prometheus_on(
+    target: str, folder: Path, interval: str = "250ms", log: list[str] | None = None
+) -> Iterator[httpx.Client]:
+    """Prometheus with docker/prometheus.yml, but for the target's address and a shorter interval; a client for it.
+
+    Its log goes to the list `log`, line by line.
+    """
     config: dict[str, Any] = settings("prometheus.yml")
     config["global"] = {"scrape_interval": interval, "scrape_timeout": interval, "evaluation_interval": interval}
     config["rule_files"] = [str(DOCKER / name) for name in config["rule_files"]]
@@ -37,6 +42,7 @@ def prometheus_on(target: str, folder: Path, interval: str = "250ms") -> Iterato
             f"--config.file={folder / 'prometheus.yml'}",
             f"--storage.tsdb.path={folder / 'data'}",
             f"--web.listen-address={address}",
+            log=[] if log is None else log,
         ),
         httpx.Client(base_url=f"http://{address}/api/v1", trust_env=False) as client,
     ):
@@ -44,11 +50,10 @@ def prometheus_on(target: str, folder: Path, interval: str = "250ms") -> Iterato
 
 
 @contextlib.contextmanager
-def _running(*arguments: str) -> Iterator[None]:
+def _running(*arguments: str, log: list[str]) -> Iterator[None]:
     """Prometheus, from the moment on at which it says that it is ready."""
     process = subprocess.Popen([program("prometheus"), *arguments], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
-    log: list[str] = []
     ready = threading.Event()
 
     def read(lines: Iterable[str]) -> None:

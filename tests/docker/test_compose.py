@@ -184,7 +184,7 @@ def test_what_is_compiled_or_downloaded_lies_on_a_volume_that_the_image_gives_to
 
 def test_every_file_that_is_mounted_exists(services: dict[str, Any]) -> None:
     mounted = [volume for service in services.values() for volume in service["volumes"] if volume.startswith(".")]
-    assert len(mounted) == 4
+    assert len(mounted) == 5
     for volume in mounted:
         source, _, mode = volume.split(":")
         assert (ROOT / source).exists(), source
@@ -203,6 +203,8 @@ def test_prometheus_scrapes_every_service_of_a_host_with_several_gpus(services: 
     [mounted] = several.pop("prometheus")["volumes"]
     source, place, mode = mounted.split(":")
     assert mode == "ro"
+    assert f"./docker/targets/none.yml:{place}:ro" in services["prometheus"]["volumes"], "one takes the other's place"
+    assert settings("targets/none.yml") == []
     [job] = settings("prometheus.yml")["scrape_configs"]
     [wanted] = [pattern for found in job["file_sd_configs"] for pattern in found["files"]]
     assert Path(place).match(wanted)

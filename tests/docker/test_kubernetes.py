@@ -14,11 +14,12 @@ import yaml
 from service.app import create_app
 from service.observe.metrics import metric_names
 from service.settings import PREFIX, Settings, unknown_variables
-from tests.docker.files import DOCKER, ROOT
+from tests.docker.files import DOCKER, ROOT, compose, stages
 from tests.support.doubles import FakeEngine, loader
 
 FOLDER = DOCKER / "kubernetes"
 KUBERNETES = "1.34"
+DEPLOYMENTS = ("deployment.yml", "deployment-cpu.yml")
 
 
 def documents(name: str) -> dict[str, Any]:
@@ -28,7 +29,8 @@ def documents(name: str) -> dict[str, Any]:
 
 def pod_specs() -> Iterator[tuple[str, dict[str, Any]]]:
     """Every pod that the files describe."""
-    yield "deployment", documents("deployment.yml")["Deployment"]["spec"]["template"]["spec"]
+    for name in DEPLOYMENTS:
+        yield name.removesuffix(".yml"), documents(name)["Deployment"]["spec"]["template"]["spec"]
     yield "kserve", predictor()
     cluster = documents("rayservice.yml")["RayService"]["spec"]["rayClusterConfig"]
     yield "ray head", cluster["headGroupSpec"]["template"]["spec"]
@@ -50,9 +52,10 @@ def app() -> Any:
     return create_app(Settings(), loader(FakeEngine()))
 
 
+@pytest.mark.parametrize("name", DEPLOYMENTS)
 @pytest.mark.parametrize("kind", ["Deployment", "Service", "PodDisruptionBudget", "HorizontalPodAutoscaler"])
-def test_the_plain_objects_fit_the_schemas_of_kubernetes(kind: str) -> None:
-    kubernetes_validate.validate(documents("deployment.yml")[kind], KUBERNETES, strict=True)
+def test_the_plain_objects_fit_the_schemas_of_kubernetes(kind: str, name: str) -> None:
+    kubernetes_validate.validate(documents(name)[kind], KUBERNETES, strict=True)
 
 
 @pytest.mark.parametrize("name", PODS)
@@ -71,12 +74,14 @@ def test_a_misspelt_field_is_found() -> None:
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_a_pod_of_ours_is_neither_root_nor_writes_its_image_and_has_a_gpu(name: str) -> None:
+def test_a_pod_of_ours_is_neither_root_nor_writes_its_image_and_has_the_gpu_of_its_image(name: str) -> None:
     spec = OURS[name]
     [container] = spec["containers"]
     assert spec["securityContext"]["runAsUser"] == 10001
     assert container["securityContext"]["readOnlyRootFilesystem"]
-    assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
+    gpus = {"freqmerge:gpu": 1, "freqmerge:cpu": None}
+    assert container["resources"]["limits"].get("nvidia.com/gpu") == gpus[container["image"]]
+    assert (container["image"] == "freqmerge:cpu") == (name == "deployment-cpu")
     mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
     assert mounted == {"/tmp", "/var/cache/freqmerge"}
     assert "USER 10001:10001" in (ROOT / "Dockerfile").read_text(encoding="utf-8")
@@ -93,6 +98,77 @@ def test_probes_ask_routes_that_exist_and_a_shutdown_has_the_time_it_takes(name:
     assert spec["terminationGracePeriodSeconds"] >= delay_s + Settings().shutdown_timeout_s + 10
 
 
+@pytest.mark.parametrize("name", OURS)
+def test_a_pod_becomes_ready_within_the_start_period_of_its_image(name: str) -> None:
+    [container] = OURS[name]["containers"]
+    stage = container["image"].removeprefix("freqmerge:")
+    [health] = [line for line in stages()[stage] if line.startswith("HEALTHCHECK")]
+    probe = container["startupProbe"]
+    assert f"--start-period={probe['periodSeconds'] * probe['failureThreshold']}s" in health
+    composed = {"gpu": "docker-compose.yml", "cpu": "docker/compose.cpu.yml"}[stage]
+    assert f"--start-period={compose(composed)['services']['freqmerge']['healthcheck']['start_period']}" in health
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_pod_listens_where_its_image_does_and_is_probed_and_scraped_there(name: str) -> None:
+    [container] = OURS[name]["containers"]
+    [port] = container["ports"]
+    assert f"EXPOSE {port['containerPort']}" in stages()["runtime"]
+    for probe in ("startup", "readiness", "liveness"):
+        assert container[f"{probe}Probe"]["httpGet"]["port"] in (port["name"], port["containerPort"])
+
+
+@pytest.mark.parametrize("name", DEPLOYMENTS)
+def test_service_and_scraping_lead_to_the_port_of_the_pod(name: str) -> None:
+    found = documents(name)
+    template = found["Deployment"]["spec"]["template"]
+    [port] = template["spec"]["containers"][0]["ports"]
+    assert found["Service"]["spec"]["ports"] == [{"name": "http", "port": 80, "targetPort": port["name"]}]
+    assert template["metadata"]["annotations"]["prometheus.io/port"] == str(port["containerPort"])
+
+
+def test_a_pod_on_cpus_computes_with_as_many_threads_as_it_requests_and_nothing_halts_it() -> None:
+    [container] = PODS["deployment-cpu"]["containers"]
+    threads = next(one for one in container["env"] if one["name"] == "FREQMERGE_THREADS")
+    assert threads["valueFrom"] == {"resourceFieldRef": {"resource": "requests.cpu"}}
+    assert container["resources"]["requests"]["cpu"] == "2"
+    assert "cpu" not in container["resources"]["limits"]
+
+
+def test_the_memory_of_a_pod_on_cpus_holds_all_that_the_settings_allow_at_a_time() -> None:
+    spec = PODS["deployment-cpu"]
+    settings = Settings()
+    allowed = settings.store_max_bytes + settings.max_decoding_bytes + settings.max_body_bytes
+    [scratch] = [volume["emptyDir"] for volume in spec["volumes"] if volume["name"] == "tmp"]
+    process = 350 << 20  # what the ViT-Small may take after 1,000 requests
+    limit = spec["containers"][0]["resources"]["limits"]["memory"]
+    assert in_bytes(limit) >= allowed + in_bytes(scratch["sizeLimit"]) + process
+    assert in_bytes(spec["containers"][0]["resources"]["requests"]["memory"]) >= process
+
+
+def in_bytes(quantity: str) -> int:
+    """A quantity of Kubernetes, such as 512Mi, in bytes."""
+    return int(quantity[:-2]) << {"Mi": 20, "Gi": 30}[quantity[-2:]]
+
+
+def test_the_two_deployments_differ_only_in_what_a_gpu_changes() -> None:
+    gpu, cpu = (documents(name) for name in DEPLOYMENTS)
+    assert cpu["Service"] == gpu["Service"]
+    assert cpu["PodDisruptionBudget"] == gpu["PodDisruptionBudget"]
+    for found in (gpu, cpu):
+        del found["HorizontalPodAutoscaler"]["spec"]["metrics"]
+        del found["Deployment"]["spec"]["strategy"]["rollingUpdate"]["maxSurge"]  # a spare GPU is dear
+        spec = found["Deployment"]["spec"]["template"]["spec"]
+        for field in ("image", "resources", "startupProbe"):
+            del spec["containers"][0][field]
+        for volume in spec["volumes"]:
+            del volume["emptyDir"]["sizeLimit"]
+    env = cpu["Deployment"]["spec"]["template"]["spec"]["containers"][0]["env"]
+    assert env.pop(0)["name"] == "FREQMERGE_THREADS"
+    assert cpu["HorizontalPodAutoscaler"] == gpu["HorizontalPodAutoscaler"]
+    assert cpu["Deployment"] == gpu["Deployment"]
+
+
 @pytest.mark.parametrize("name", PODS)
 def test_what_kubernetes_and_the_files_put_into_the_environment_are_settings(name: str) -> None:
     spec = PODS[name]
@@ -105,15 +181,28 @@ def test_what_kubernetes_and_the_files_put_into_the_environment_are_settings(nam
     assert unknown_variables(links) == []
 
 
-def test_service_budget_and_autoscaler_select_the_deployment(app: Any) -> None:
-    found = documents("deployment.yml")
+@pytest.mark.parametrize("name", DEPLOYMENTS)
+def test_service_budget_and_autoscaler_select_the_deployment_and_the_autoscaler_alone_counts(name: str) -> None:
+    found = documents(name)
     deployment = found["Deployment"]
     labels = deployment["spec"]["template"]["metadata"]["labels"]
     assert found["Service"]["spec"]["selector"] == labels
     assert found["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == labels
     scaler = found["HorizontalPodAutoscaler"]["spec"]
     assert scaler["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
-    assert scaler["metrics"][0]["pods"]["metric"]["name"] in metric_names(app.state.service.metrics.registry)
+    assert scaler["minReplicas"] >= 2
+    assert "replicas" not in deployment["spec"], "applied again, it would take back what the autoscaler has decided"
+
+
+def test_on_gpus_the_autoscaler_asks_for_a_metric_of_ours_and_on_cpus_for_the_processor(app: Any) -> None:
+    gpu, cpu = (documents(name)["HorizontalPodAutoscaler"]["spec"]["metrics"] for name in DEPLOYMENTS)
+    assert gpu[0]["pods"]["metric"]["name"] in metric_names(app.state.service.metrics.registry)
+    assert cpu == [
+        {
+            "type": "Resource",
+            "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 70}},
+        }
+    ]
 
 
 def test_the_ray_service_names_an_application_that_ray_and_the_settings_take() -> None:

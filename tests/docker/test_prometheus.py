@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,8 +15,8 @@ import pytest
 
 from service.app import create_app
 from service.settings import Settings
-from tests.docker.files import DOCKER, alert_rules, panel_queries
-from tests.docker.scraping import NEEDS_A_GPU, PATIENCE_S, data, empty_panels, prometheus_on
+from tests.docker.files import DOCKER, ROOT, alert_rules, compose, panel_queries
+from tests.docker.scraping import NEEDS_A_GPU, PATIENCE_S, data, empty_panels, has_numbers, prometheus_on
 from tests.support.doubles import FakeEngine, loader, picture
 from tests.support.live import serving
 from tests.support.programs import program
@@ -84,6 +86,21 @@ def test_services_of_a_file_of_targets_are_scraped_beside_the_first(service: str
                 found = data(prometheus, "/query", query='freqmerge_ready{job="freqmerge"}')["result"]
                 ready = {one["metric"]["instance"]: one["value"][1] for one in found}
     assert ready == {service: "1", other: "1"}
+
+
+def test_prometheus_finds_every_file_that_compose_mounts_and_logs_no_error(service: str, tmp_path: Path) -> None:
+    for volume in compose("docker-compose.yml")["services"]["prometheus"]["volumes"]:
+        source, place, *_ = volume.split(":")
+        if source.startswith("./docker/targets/"):
+            (tmp_path / "targets").mkdir()
+            shutil.copy(ROOT / source, tmp_path / Path(place).relative_to("/etc/prometheus"))
+    log: list[str] = []
+    with prometheus_on(service, tmp_path, log=log) as prometheus:
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline and not has_numbers(data(prometheus, "/query", query="up")["result"]):
+            pass
+        assert [target["labels"]["instance"] for target in data(prometheus, "/targets")["activeTargets"]] == [service]
+        assert [line for line in log if re.search(r"level=(error|warn)", line, re.IGNORECASE)] == []
 
 
 def test_prometheus_evaluates_every_rule_and_a_healthy_service_raises_none(prometheus: httpx.Client) -> None:

@@ -72,6 +72,20 @@ def test_the_processors_are_those_of_the_container_not_of_the_host(tmp_path, mon
     assert usable_cpus(tmp_path / "cpu.max") == cpus
 
 
+def test_torch_takes_no_more_threads_than_the_container_has_processors(checkpoint, monkeypatch):
+    before = torch.get_num_threads()
+    try:
+        for usable, taken in ((3, 3), (8, 4)):
+            torch.set_num_threads(4)
+            monkeypatch.setattr(processor, "usable_cpus", lambda usable=usable: usable)
+            create_engine(checkpoint, "eager", "cpu")
+            assert torch.get_num_threads() == taken
+        create_engine(checkpoint, "eager", "cpu", threads=5)
+        assert torch.get_num_threads() == 5, "an operator's own number"
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_inductor_compiles_in_as_many_processes_as_the_container_has_processors(checkpoint, monkeypatch):
     from torch._inductor import config
 

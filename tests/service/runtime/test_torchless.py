@@ -9,6 +9,7 @@ from model.engines import portable
 from model.errors import FreqMergeError
 from model.images.prepare import Preprocess
 from service.runtime import torchless
+from service.runtime.loading import load_model
 from service.settings import Settings
 
 FULL = "install the full set: make serve FULL=1, or pip install 'freqmerge[torch]'"
@@ -84,6 +85,13 @@ def test_the_artifact_is_found_beside_the_checkpoint_in_the_cache_or_by_its_own_
         found = torchless.load(Settings(**way, threads=1))
         assert found.manifest == load_checkpoint(checkpoint).manifest
         assert found.engine.precision == "int8"
+
+
+@pytest.mark.slow
+def test_processes_with_and_without_torch_find_each_others_pictures(int8_export):
+    without = torchless.load(Settings(checkpoint=int8_export[0], threads=1))
+    full = load_model(Settings(checkpoint=int8_export[0], engine="eager", device="cpu", threads=1))
+    assert without.fingerprint == full.fingerprint
 
 
 @pytest.mark.slow
