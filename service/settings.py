@@ -180,7 +180,8 @@ class Settings(BaseSettings):
         512 * MIB,
         ge=MIB,
         le=1 << 40,
-        description="most memory of all request bodies at a time, until their answers; more are refused (429)",
+        description="most memory of all request bodies at a time, until their answers; then slow ones end (408), or "
+        "the newest is refused (429)",
     )
     body_timeout_s: float = Field(
         20,

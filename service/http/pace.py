@@ -61,7 +61,7 @@ class Arrivals:
     def slower_than(self, other: Arrival) -> list[Arrival]:
         """The bodies that bring less than `other` does, the slowest first; those that have just begun count as fast."""
         rates = [(arrival.rate(), arrival) for arrival in self.open]
-        return [one for rate, one in sorted(rates, key=itemgetter(0)) if rate < other.rate()]
+        return [arrival for rate, arrival in sorted(rates, key=itemgetter(0)) if rate < other.rate()]
 
     def _set_timer(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(self.pace.window_s / LOOKS, self._on_timer)
