@@ -56,6 +56,7 @@ RUN /opt/venv/bin/pip check \
 FROM base AS code
 WORKDIR /app
 COPY LICENSE ./
+COPY NOTICE ./
 COPY docker/healthcheck.py docker/
 COPY model model
 COPY service service

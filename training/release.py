@@ -49,6 +49,11 @@ class ReleaseConfig(Frozen):
         description="divide the logits by the temperature that fits the held-out training images best, and say from "
         "which probability on an answer is certain",
     )
+    made_from: dict[str, Any] = Field(
+        default_factory=dict,
+        description="what the first weights were and under which licences, such as package=NAME-1.0 licences=MIT; "
+        "the manifest keeps it",
+    )
     batch_size: int = Field(500, ge=1, description="images per evaluation step")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     threads: int = Field(0, ge=0, description="CPU threads of torch; 0 leaves torch's choice")
@@ -82,6 +87,7 @@ def release(config: ReleaseConfig, changes: dict[str, Any], command: str) -> Man
         scores=found,
         training={
             **merged.manifest.training,
+            **({"made_from": config.made_from} if config.made_from else {}),
             "test_images": len(images),
             "calibration": calibration,
             "released_by": command,

@@ -17,12 +17,20 @@ from training.timing import TimingConfig
 def test_a_release_carries_the_scores_of_the_whole_test_set_with_and_without_merging(recipe, tiny_model, data_dir):
     train.train(recipe.replace(freqmerge=False, epochs=6, augment=False), tiny_model)
     out = recipe.output_dir / "released.safetensors"
+    made_from = {"package": "tiny 1.0", "licences": "MIT"}
     config = ReleaseConfig(
-        ckpt=recipe.checkpoint_path, out=out, name="tiny", data_dir=data_dir, half=True, batch_size=30
+        ckpt=recipe.checkpoint_path,
+        out=out,
+        name="tiny",
+        data_dir=data_dir,
+        half=True,
+        made_from=made_from,
+        batch_size=30,
     )
     manifest = release(config, {"keep_rate": 0.6}, "the command")
     assert json.loads(out.with_suffix(".json").read_text()) == manifest.model_dump(mode="json")
     assert (manifest.name, manifest.config.keep_rate, manifest.training["test_images"]) == ("tiny", 0.6, 100)
+    assert manifest.training["made_from"] == made_from
     assert f"without merging top-1 {manifest.scores['plain_top1']:.2%}, top-5 " in report(manifest)
     images = dataset.source(data_dir).load("test", 32)
     for keep_rate, prefix in ((0.6, ""), (1.0, "plain_")):
