@@ -30,10 +30,13 @@ from training.data.dataset import Source
 from training.data.images import Images
 from training.measure.calibration import fit_certainty, fit_temperature, fold_temperature
 from training.measure.scores import BINS, answers, calibration_error, scores
+from training.measure.stems import Sharing, Stems
 
 KEPT = ("backbone", "backbone_args", "num_classes", "image_size")
 FEWEST = 100
 """Held-out images that one temperature needs."""
+STEM_BYTES = 6 * 2**30
+"""Memory for the tokens that the scores with and without merging share."""
 
 
 class ReleaseConfig(Frozen):
@@ -72,10 +75,11 @@ def release(config: ReleaseConfig, changes: dict[str, Any], command: str) -> Man
         fold_temperature(checkpoint.model, calibration["temperature"])
         if config.half:  # score the weights that ship, rounded as they will be
             checkpoint.model.half().float()
+    stems = Stems(STEM_BYTES)
     found = {
         f"{prefix}{name}": value
         for checkpoint, prefix in ((merged, ""), (plain, "plain_"))
-        for name, value in _scores(checkpoint, images, config, calibration["temperature"]).items()
+        for name, value in _scores(checkpoint, images, config, calibration["temperature"], stems).items()
     }
     manifest = save_checkpoint(
         config.out,
@@ -109,7 +113,7 @@ def _calibration(checkpoint: Checkpoint, config: ReleaseConfig, source: Source) 
     if images is None or len(images) < FEWEST:
         count = 0 if images is None else len(images)
         return {"temperature": 1.0, "why": f"{count} training images are known to be held out, {FEWEST} are needed"}
-    logits = _answers(checkpoint, images, config)
+    logits = _answers(checkpoint, images, config, Stems(0))
     temperature = fit_temperature(logits, images.labels)
     before, after = scores(logits, images.labels), scores(logits / temperature, images.labels)
     return {
@@ -123,9 +127,11 @@ def _calibration(checkpoint: Checkpoint, config: ReleaseConfig, source: Source) 
     }
 
 
-def _scores(checkpoint: Checkpoint, images: Images, config: ReleaseConfig, temperature: float) -> dict[str, float]:
+def _scores(
+    checkpoint: Checkpoint, images: Images, config: ReleaseConfig, temperature: float, stems: Stems
+) -> dict[str, float]:
     """Scores of a model whose logits are already divided by the temperature."""
-    logits = _answers(checkpoint, images, config)
+    logits = _answers(checkpoint, images, config, stems)
     found = scores(logits, images.labels)
     return {
         "top1": found.top1,
@@ -136,10 +142,11 @@ def _scores(checkpoint: Checkpoint, images: Images, config: ReleaseConfig, tempe
     }
 
 
-def _answers(checkpoint: Checkpoint, images: Images, config: ReleaseConfig) -> Tensor:
+def _answers(checkpoint: Checkpoint, images: Images, config: ReleaseConfig, stems: Stems) -> Tensor:
     device = pick_device(config.device)
     stage = InputStage(checkpoint.manifest.preprocess, checkpoint.model.config.image_size)
-    return answers(Classifier(checkpoint.model, stage).to(device), images, config.batch_size, device)
+    classifier = Classifier(checkpoint.model, stage).to(device)
+    return answers(Sharing(classifier, stems), images, config.batch_size, device)
 
 
 def report(manifest: Manifest) -> str:

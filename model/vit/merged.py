@@ -12,7 +12,7 @@ from model.config import MergeConfig
 from model.errors import BackboneError, ConfigError
 from model.merging.schedule import default_layers, merged_per_block
 from model.vit.families import family_of
-from model.vit.merging_vit import Merging, Passed
+from model.vit.merging_vit import Merging, Passed, Stem
 
 
 class MergedViT(Merging):
@@ -46,11 +46,11 @@ class MergedViT(Merging):
         self.vit.set_input_size(*arguments, **named)
         self._follow_grid()
 
-    def _pass(self, images: Tensor, trace: bool = False) -> Passed:
+    def _pass(self, images: Tensor, trace: bool = False, stem: Stem | None = None) -> Passed:
         self._follow_grid()
         if self.basis.device != images.device:  # the model was moved by its own name
             self.basis = self._basis_on(images.device)
-        return super()._pass(images, trace)
+        return super()._pass(images, trace, stem)
 
     @property
     def num_classes(self) -> int:

@@ -74,7 +74,15 @@ class Stream(NamedTuple):
 
     def turn(self, layer: int) -> Float[Tensor, "#batch heads tokens angles"] | None:
         """The rotary embedding in one block."""
-        return None if self.rotary is None else self.rotary[layer if len(self.rotary) > 1 else 0]
+        return _turn(self.rotary, layer)
+
+
+class Stem(NamedTuple):
+    """What enters the first merging block; the same for every config whose first merging block is this one."""
+
+    layer: int
+    tokens: Float[Tensor, "batch all_tokens dim"]
+    rotary: Rotary
 
 
 class Passed(NamedTuple):
@@ -146,9 +154,14 @@ class Merging(nn.Module):
         self.basis = self._basis_on(self.basis.device)
         return self
 
-    def explain(self, images: Float[Tensor, "batch channels height width"], trace: bool = False) -> FreqMergeOutput:
-        """Logits, frequency scores and source maps of normalised images; with `trace`, of every merging block."""
-        passed = self._pass(images, trace)
+    def explain(
+        self, images: Float[Tensor, "batch channels height width"], trace: bool = False, stem: Stem | None = None
+    ) -> FreqMergeOutput:
+        """Logits, frequency scores and source maps of normalised images; with `trace`, of every merging block.
+
+        `stem` is what `stem` gave for these images, and saves its time.
+        """
+        passed = self._pass(images, trace, stem)
         logits = self._head(passed.stream)
         maps = torch.stack(passed.source_maps, dim=1)
         return FreqMergeOutput(logits, self._scores(passed), maps, tuple(passed.steps))
@@ -159,20 +172,29 @@ class Merging(nn.Module):
             energy = energy_score(passed.first_tokens.detach(), self.basis)
         return torch.stack([passed.first.score, energy], dim=1)  # in the order of SCORE_NAMES
 
-    def _pass(self, images: Tensor, trace: bool = False) -> Passed:
+    def stem(self, images: Float[Tensor, "batch channels height width"]) -> Stem:
+        """What enters the first merging block: no score and no strategy has a say in it."""
+        x, rotary = self.family.embed(self.vit, images)
+        first = min(self.config.merge_layers)
+        for layer, block in enumerate(self.vit.blocks[:first]):
+            x = self._run(self.family.whole, block, x, _turn(rotary, layer), None)
+        return Stem(first, x, rotary)
+
+    def _pass(self, images: Tensor, trace: bool = False, stem: Stem | None = None) -> Passed:
         vit, patches = self.vit, self.grid[0] * self.grid[1]
-        x, rotary = self.family.embed(vit, images)
+        stem = self.stem(images) if stem is None else stem
+        x = stem.tokens
         stream = Stream(
             x,
             size=torch.ones(x.shape[0], patches, device=x.device),
             source_map=torch.arange(patches, device=x.device).expand(x.shape[0], -1),
-            rotary=rotary,
+            rotary=stem.rotary,
         )
         first: First | None = None
         first_tokens: Tensor | None = None
         steps: list[Trace] = []
         owners: list[Tensor] = []
-        for layer, block in enumerate(vit.blocks):
+        for layer, block in enumerate(vit.blocks[stem.layer :], stem.layer):
             bias = self._size_bias(stream) if self.strategy.weighs_size and self._merged_before(layer) else None
             if layer not in self.config.merge_layers:
                 x = self._run(self.family.whole, block, stream.tokens, stream.turn(layer), bias)
@@ -311,13 +333,17 @@ class FreqMergeViT(Merging):
         """Logits, frequency scores and source maps of normalised images; with `trace`, of every merging block."""
         return self.explain(images, trace)
 
-    def _pass(self, images: Tensor, trace: bool = False) -> Passed:
+    def _pass(self, images: Tensor, trace: bool = False, stem: Stem | None = None) -> Passed:
         if (grid := tuple(self.vit.patch_embed.grid_size)) != self.grid:
             raise ConfigError(
                 f"image_size: expected the {self.grid[0]}x{self.grid[1]} grid that the model was built with, found "
                 f"{grid[0]}x{grid[1]}; build it again with that image_size and load the weights into it"
             )
-        return super()._pass(images, trace)
+        return super()._pass(images, trace, stem)
+
+
+def _turn(rotary: Rotary, layer: int) -> Float[Tensor, "#batch heads tokens angles"] | None:
+    return None if rotary is None else rotary[layer if len(rotary) > 1 else 0]
 
 
 def _below_vit(patterns: Any) -> Any:

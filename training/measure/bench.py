@@ -20,6 +20,7 @@ from model.speed import Rate, rates
 from training.data import dataset
 from training.measure import fitting, records
 from training.measure.scores import answers
+from training.measure.stems import Sharing, Stems
 
 ARCHITECTURE = ("backbone", "backbone_args", "num_classes", "image_size")
 """Fields of the model config that the weights decide."""
@@ -35,6 +36,9 @@ class BenchConfig(records.RecordConfig):
     output_dir: Path = Field(Path(), description="where logs/, visualizations/ and results/ are written")
     images: int = Field(0, ge=0, description="first test images to use; 0 uses all, as every reported number must")
     batch_size: int = Field(500, ge=1, description="images per evaluation step")
+    stem_gib: float = Field(
+        6.0, ge=0, description="memory for the tokens before the first merging block, which most rows of a study share"
+    )
     precision: Precision = Field("float32", description="float32, or autocast to bfloat16 or float16")
     repeats: int = Field(15, ge=3, description="timed passes per model and batch size")
     warm_up: int = Field(3, ge=1, description="passes before timing")
@@ -73,6 +77,7 @@ class Bench:
         self.vit = self.checkpoint.model.vit.to(self.device)
         self.stage = InputStage(manifest.preprocess, self.checkpoint.model.config.image_size).to(self.device)
         self.images = images.take(torch.arange(min(config.images, len(images)))) if config.images else images
+        self._stems = Stems(round(config.stem_gib * 2**30))
 
     def model(self, config: ModelConfig) -> FreqMergeViT:
         """The checkpoint's weights under another merging config; raises `ConfigError` if it does not fit them."""
@@ -81,8 +86,9 @@ class Bench:
     def logits(self, config: ModelConfig, seed: int = 0) -> Float[Tensor, "count classes"]:
         """Answers for every test image; the seed decides what strategies draw."""
         torch.manual_seed(seed)
+        sharing = Sharing(Classifier(self.model(config), self.stage), self._stems)
         with self._autocast():
-            return answers(Classifier(self.model(config), self.stage), self.images, self.config.batch_size, self.device)
+            return answers(sharing, self.images, self.config.batch_size, self.device)
 
     def cost(self, config: ModelConfig) -> Cost:
         """Multiply-accumulates of one image, parameters and schedule."""

@@ -3,6 +3,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from model import ModelConfig, build, load_checkpoint
 from model.merging.strategies import STRATEGIES, of_role
@@ -120,6 +121,27 @@ def test_the_same_seed_draws_the_same_tokens(config):
     first, again, other = (bench.logits(random, seed) for seed in (0, 0, 1))
     assert first.equal(again)
     assert not first.equal(other)
+
+
+@pytest.mark.parametrize("scoring", ["lfgm", "none", "attention", "random", "pixel_detail"])
+@pytest.mark.parametrize("changes", [{"keep_rate": 0.5}, {"keep_rate": 1.0}, {"merge_layers": (2,), "keep_rate": 0.5}])
+def test_what_comes_before_the_first_merging_block_is_computed_once_and_changes_no_answer(config, scoring, changes):
+    shared, alone = (ablation.Bench(config.replace(batch_size=30, stem_gib=gib)) for gib in (6, 0))
+    merging = shared.checkpoint.model.config.replace(scoring=scoring, **changes)
+    embedded = []
+    shared.vit.patch_embed.register_forward_hook(lambda *_: embedded.append(1))
+    expected = alone.logits(merging)
+    assert all(torch.equal(shared.logits(merging), expected) for _ in range(2))
+    assert len(embedded) == 4, "batches of 100 images"
+
+
+def test_memory_for_shared_tokens_is_bounded(config):
+    bench = ablation.Bench(config.replace(batch_size=30, stem_gib=2 * 30 * 17 * 48 * 4 / 2**30))  # of two batches
+    embedded = []
+    bench.vit.patch_embed.register_forward_hook(lambda *_: embedded.append(1))
+    for _ in range(2):
+        bench.logits(bench.checkpoint.model.config)
+    assert len(embedded) == 4 + 2
 
 
 def test_at_a_budget_every_method_costs_the_same(config):
