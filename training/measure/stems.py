@@ -1,4 +1,4 @@
-"""Tokens before the first merging block, computed once for all configs that score the same weights on the same images."""
+"""Tokens before the first merging block, computed once for all configs of the same weights on the same images."""
 
 from __future__ import annotations
 
