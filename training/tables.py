@@ -52,9 +52,11 @@ def summary(results: Path) -> str:
 
 def methods(results: Path) -> str:
     """The seed's table of methods with the measured numbers, and what has to be said beside it."""
-    found, dynamicvit = _any("ablation_scoring", results), _any("dynamicvit", results)
-    counts = _any("counts", results)
-    told = reports.remarks(found, counts, _any("ablation_alpha", results), dynamicvit)
+    found, counts = _any("ablation_scoring", results), _any("counts", results)
+    measured = {entry["digest"] for entry in found}
+    alphas = [entry for entry in _any("ablation_alpha", results) if entry["digest"] in measured]
+    dynamicvit = [entry for entry in _any("dynamicvit", results) if entry["start"]["digest"] in measured]
+    told = reports.remarks(found, counts, alphas, dynamicvit)
     return reports.methods(found, dynamicvit) + _below(told, found, counts, dynamicvit)
 
 
@@ -71,10 +73,14 @@ def scoring(results: Path) -> str:
 
 
 def parity(results: Path) -> str:
-    """How nearly each engine answers as eager float32."""
+    """How nearly each engine answers as eager float32: one table per checkpoint."""
     found = _any("parity", results)
-    if not found:
-        return f"{reports.NOT_RUN}\n"
+    digests = dict.fromkeys(entry["digest"] for entry in found)
+    tables = [_parity([entry for entry in found if entry["digest"] == digest]) for digest in digests]
+    return "\n".join(tables) or f"{reports.NOT_RUN}\n"
+
+
+def _parity(found: Sequence[dict[str, Any]]) -> str:
     head = ["engine", "keep rate", "same first class", "top-1 (%)", "largest difference of a score", "same merges"]
     rows = [
         [
@@ -181,8 +187,9 @@ def _engine_row(entries: list[dict[str, Any]], model: str, engine: str) -> list[
 def _source(entry: dict[str, Any]) -> str:
     machine = entry["machine"]
     return (
-        f"\n`{entry['command']}` on {machine['device']}, {machine['threads']} threads, torch {machine['torch']}, timm "
-        f"{machine['timm']}; medians of {entry['repeats']} passes in turns, speed-up as the median of the ratios.\n"
+        f"\nRandom weights. `{entry['command']}` on {machine['device']}, {machine['threads']} threads, torch "
+        f"{machine['torch']}, timm {machine['timm']}; medians of {entry['repeats']} passes in turns, speed-up as "
+        "the median of the ratios.\n"
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tests.load import client_process
-from tests.load.costed_engine import NATIVE, Cost
+from tests.load.costed_engine import Cost
 from tests.load.figures import summary
 from tests.load.loops import Plan
 from tests.load.measure import measure
@@ -124,9 +124,10 @@ def _files() -> bytes:
 
 
 def _pixels(server: Server) -> bytes:
-    """An inference request of 64 random images, as bytes after its JSON."""
-    name = json.loads(fetch(server.port, "/model")[1])["name"]
-    shape = (IMAGES_PER_REQUEST, 3, NATIVE, NATIVE)
+    """An inference request of 64 random images of the model's own size, as bytes after its JSON."""
+    card = json.loads(fetch(server.port, "/model")[1])
+    name, side = card["name"], card["native_size"]
+    shape = (IMAGES_PER_REQUEST, 3, side, side)
     data = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8).tobytes()
     tensor = {
         "name": "pixels",

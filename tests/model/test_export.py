@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from model.manifest import default_checkpoint_path
 from tests.model.engines.operators import facts
+from tests.support.paths import MINI
 
 FORBIDDEN = ("scatter", "gather", "fft", "index", "cumsum", "sort")
 """What Torch-TensorRT lacks, unrolls, runs as a loop or drops from an engine of a dynamic batch."""
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def programs():
-    program = [sys.executable, "-m", "tests.model.engines.one_graph", str(default_checkpoint_path())]
+    program = [sys.executable, "-m", "tests.model.engines.one_graph", str(MINI)]
     done = subprocess.run(program, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -26,12 +26,11 @@ def models(programs):
     return [told for told in programs if told["model"] != "control"]
 
 
-def test_the_shipped_model_exports_as_one_program_in_every_precision_and_the_vit_small_in_that_of_its_engine(models):
-    shipped = default_checkpoint_path().stem
+def test_a_small_model_exports_as_one_program_in_every_precision_and_the_vit_small_in_that_of_its_engine(models):
     assert {(told["model"], told["precision"]) for told in models} == {
-        (shipped, "fp32"),
-        (shipped, "fp16"),
-        (shipped, "bf16"),
+        (MINI.stem, "fp32"),
+        (MINI.stem, "fp16"),
+        (MINI.stem, "bf16"),
         ("small", "fp16"),
     }
 

@@ -4,10 +4,11 @@ from PIL import Image
 
 from model import load_checkpoint
 from model.checkpoint import read_manifest
+from model.engines import portable
 from model.engines.choice import create_engine
 from model.images.prepare import prepare_image
 from model.labels import CLASS_NAMES, SUPERCLASSES
-from model.manifest import Manifest, default_checkpoint_path
+from model.manifest import WEIGHTS, Manifest, default_checkpoint_path
 
 
 @pytest.fixture(scope="module")
@@ -19,6 +20,21 @@ def test_the_manifest_beside_the_weights_is_the_one_inside_them():
     path = default_checkpoint_path()
     # read as a manifest: fields that are younger than the file take their defaults in both
     assert Manifest.from_json(path.with_suffix(".json").read_text()) == read_manifest(path)
+
+
+def test_what_ships_is_one_checkpoint_its_manifest_and_its_int8_artifact_and_nothing_else():
+    path = default_checkpoint_path()
+    artifact = portable.path_beside(path)
+    files = {path, path.with_suffix(".json"), artifact, artifact.with_suffix(".xml"), artifact.with_suffix(".bin")}
+    assert set(WEIGHTS.iterdir()) == files
+
+
+def test_the_artifact_is_of_the_shipped_checkpoint_and_its_cost_is_measured_and_small(shipped):
+    path = portable.path_beside(shipped.path)
+    artifact = portable.read(path)
+    portable.check_fits(path, artifact, shipped.manifest, shipped.model.config)
+    portable.graph_of(path, artifact)
+    assert artifact.why_not_unasked("int8") is None
 
 
 def test_the_shipped_model_merges_and_knows_its_scores_on_the_whole_test_set(shipped):

@@ -344,8 +344,10 @@ def _trained_long_enough(dynamicvit: Sequence[Entry], entries: Sequence[Entry]) 
 
 
 def _is_the_seeds_model(entry: Entry) -> bool:
-    seeds = ModelConfig()
-    return all(entry["config"][field] == getattr(seeds, field) for field in ("backbone", "backbone_args", "image_size"))
+    """Whether it is the seed's backbone at the seed's size; how the last block's tokens are pooled is no matter."""
+    seeds, config = ModelConfig(), entry["config"]
+    sizes = {name for name in config["backbone_args"] if name not in ("global_pool", "fc_norm")}
+    return not sizes and all(config[field] == getattr(seeds, field) for field in ("backbone", "image_size"))
 
 
 def _costs(entry: Entry) -> list[str]:

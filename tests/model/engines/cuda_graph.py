@@ -12,13 +12,14 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import ExportedProgram
 
-from model import build, load_checkpoint
+from model import build
+from model.checkpoint import read_manifest
 from model.engines.classifier import Classifier
 from model.engines.program import exported
 from model.images.input_stage import InputStage
 from model.manifest import default_checkpoint_path
 
-SHIPPED = load_checkpoint(default_checkpoint_path()).manifest
+SHIPPED = read_manifest(default_checkpoint_path())
 
 
 def classifier() -> Classifier:

@@ -1,6 +1,6 @@
 """Run as a program, for its shape checks cannot be traced: exports models and prints what became of them as JSON.
 
-Arguments: a checkpoint to take beside the default ViT-Small.
+Arguments: a checkpoint to take beside a ViT-Small with random weights, pooled as the one that is released.
 """
 
 import json
@@ -29,7 +29,7 @@ class Control(torch.nn.Module):
 def vit_small(folder: Path) -> Path:
     torch.manual_seed(0)
     path = folder / "small.safetensors"
-    save_checkpoint(path, build(ModelConfig()))
+    save_checkpoint(path, build(ModelConfig(backbone_args={"global_pool": "avg", "fc_norm": False})))
     return path
 
 

@@ -7,6 +7,7 @@ from model.engines.engine import EngineOutput
 from model.errors import EngineError
 from tests.model.engines.rounding import closest_of_the_four, rounding
 from tests.model.sample_parts import crops
+from tests.support.paths import MINI
 
 
 class Otherwise:
@@ -80,14 +81,14 @@ def test_an_engine_that_answers_otherwise_is_refused(eager, change, words):
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_what_half_precision_costs_is_a_third_of_what_is_allowed_at_most(precision):
-    told, allowed = rounding(crops(32), precision), agreement.TOLERANCES[precision]
+    told, allowed = rounding(MINI, crops(32), precision), agreement.TOLERANCES[precision]
     assert 0 < told.median < allowed.logits / 3
     assert told.worst < agreement.WORST / 3
     assert 0 < told.score < allowed.score / 3
 
 
 def test_the_answer_for_another_picture_is_farther_off_than_any_rounding_may_be():
-    assert agreement.WORST < 0.8 < closest_of_the_four()
+    assert agreement.WORST < 0.8 < closest_of_the_four(MINI)
 
 
 def test_the_pictures_are_the_same_at_every_call_and_unlike_each_other():

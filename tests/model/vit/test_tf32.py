@@ -6,9 +6,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from model import load_checkpoint
 from model.engines.classifier import classifier_of
-from model.manifest import default_checkpoint_path
 from model.merging.matching import follow
 from tests.model.sample_parts import crops
+from tests.support.paths import MINI
 
 aten = torch.ops.aten
 PRODUCTS = {aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default, aten.convolution.default}
@@ -32,7 +32,7 @@ class TF32(TorchDispatchMode):
 
 
 def source_maps(simulated):
-    classifier = classifier_of(load_checkpoint(default_checkpoint_path()))
+    classifier = classifier_of(load_checkpoint(MINI))
     images = torch.from_numpy(crops(classifier.input_stage.native_size))
     with torch.no_grad():  # in inference mode products arrive whole, as linear and matmul
         if not simulated:

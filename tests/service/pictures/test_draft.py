@@ -16,7 +16,6 @@ from model.checkpoint import load_checkpoint
 from model.engines.choice import create_engine
 from model.images.pictures import network_side
 from model.images.prepare import prepare_image
-from model.manifest import default_checkpoint_path
 from service.api.predictions import probabilities
 from service.pictures import decoding
 from service.pictures.memory_budget import ByteBudget
@@ -47,7 +46,7 @@ def test_decoding_photos_smaller_changes_no_label_and_hardly_a_score() -> None:
     drafted = [decoding.decode(data, keep_side=KEEP_SIDE, **LIMITS) for data in files]
     assert all(max(picture.image.size) < 1000 for picture in drafted), "they were decoded smaller"
     whole = [prepare_image(Image.open(io.BytesIO(data)).convert("RGB"), NATIVE) for data in files]
-    engine = create_engine(load_checkpoint(default_checkpoint_path()), "eager", "cpu", 32, 1)
+    engine = create_engine(load_checkpoint(paths.MINI), "eager", "cpu", 32, 1)
     fast = engine.run(np.stack([decoding.network_input(picture, NATIVE) for picture in drafted]))
     slow = engine.run(np.stack(whole))
     assert fast.logits.argmax(1).tolist() == slow.logits.argmax(1).tolist()

@@ -329,6 +329,21 @@ def test_the_remarks_name_what_the_seed_mislabels_from_counts():
     assert "deer and airplane" in text
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, False),
+        ({"backbone_args": {"global_pool": "avg", "fc_norm": False}}, False),
+        ({"backbone_args": {"depth": 8}}, True),
+        ({"image_size": 128}, True),
+    ],
+)
+def test_the_remarks_say_that_the_model_is_not_the_seeds_unless_its_size_is(changes, said):
+    config = ModelConfig(**changes).model_dump(mode="json")
+    own = entry("lfgm", "FreqMerge (LFGM)", config=config, checkpoint="own", digest="d", parameters=10**7)
+    assert ("the measured ones for `own`" in " ".join(reports.remarks([own], [], [], []))) is said
+
+
 def test_dynamicvit_is_not_run_until_a_long_enough_run_started_from_the_measured_checkpoint():
     config = ModelConfig().model_dump(mode="json")
     measured = {"digest": "d", "macs": 2e9, "parameters": 10**7, "speed_up": 1.0, "images_per_s": 5.0}

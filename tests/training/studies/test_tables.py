@@ -49,6 +49,37 @@ def test_asking_for_help_rewrites_nothing(monkeypatch, tmp_path, capsys):
     assert "not run" in (tmp_path / "README.md").read_text()
 
 
+def test_engines_are_compared_in_one_table_per_checkpoint_which_it_names(tmp_path):
+    device = torch.device("cpu")
+    entry = {"keep_rate": 0.7, "images": 10, "agreement": 1.0, "goal": 0.995, "reference_top1": 0.5}
+    entry |= {"score_max_difference": 0.0, "same_source_map": 1.0}
+    results = [
+        {**entry, "checkpoint": name, "digest": name, "engine": engine, "top1": top1}
+        for name, engine, top1 in (("one", "eager:bf16", 0.25), ("two", "eager:bf16", 0.5), ("one", "eager:fp16", 0.75))
+    ]
+    records.write("parity", "measure", results, device, tmp_path)
+    first, second = tables.parity(tmp_path).split("\n| engine ")
+    assert ("| 25.00 |" in first, "| 75.00 |" in first, "checkpoint `one`, 10 test images" in first) == (True,) * 3
+    assert ("| 50.00 |" in second, "checkpoint `two`, 10 test images" in second) == (True, True)
+    assert "two" not in first
+    assert "one" not in second
+
+
+def test_the_table_of_methods_says_nothing_of_runs_from_another_checkpoint(tmp_path):
+    device = torch.device("cpu")
+    measured = {"top1": 0.5, "macs": 10**9, "parameters": 10**6, "images": 10_000, "precision": "float32"}
+    measured |= {"config": ModelConfig().model_dump(mode="json"), "standard_error": 0.005, "against": {}}
+    one = {**measured, "row": "lfgm", "label": "FreqMerge", "checkpoint": "one", "digest": "d" * 64, "budget": None}
+    records.write("ablation_scoring", "score", [one], device, tmp_path)
+    for digest, told in (("d" * 64, True), ("e" * 64, False)):
+        records.write("ablation_alpha", "alpha", [{**one, "row": "alpha=0.5", "digest": digest}], device, tmp_path)
+        dynamic = {**measured, "rho": 0.7, "epochs": 12, "start": {"digest": digest}}
+        records.write("dynamicvit", "train dynamicvit", [dynamic], device, tmp_path)
+        page = tables.methods(tmp_path)
+        assert ("costs the same 1 GMACs" in page, "Also `train dynamicvit`" in page) == (told, told)
+        assert ("ρ = 0.7, 12 epochs" in page, "checkpoint `one`" in page) == (told, True)
+
+
 def test_every_row_of_the_methods_says_what_was_measured():
     measured = {"top1": 0.5, "macs": 10**9, "parameters": 10**6, "digest": "d"}
     changes = {
