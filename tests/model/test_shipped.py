@@ -22,11 +22,11 @@ def test_the_manifest_beside_the_weights_is_the_one_inside_them():
     assert Manifest.from_json(path.with_suffix(".json").read_text()) == read_manifest(path)
 
 
-def test_what_ships_is_one_checkpoint_its_manifest_and_its_int8_artifact_and_nothing_else():
+def test_what_ships_is_one_checkpoint_its_manifest_its_int8_artifact_and_the_licence_of_what_it_was_made_from():
     path = default_checkpoint_path()
     artifact = portable.path_beside(path)
     files = {path, path.with_suffix(".json"), artifact, artifact.with_suffix(".xml"), artifact.with_suffix(".bin")}
-    assert set(WEIGHTS.iterdir()) == files
+    assert set(WEIGHTS.iterdir()) == files | {WEIGHTS / "LICENSE-APACHE"}
 
 
 def test_the_artifact_is_of_the_shipped_checkpoint_and_its_cost_is_measured_and_small(shipped):
