@@ -84,7 +84,7 @@ class Metrics:
         )
         self._memory_waits = Histogram(
             "freqmerge_decoding_memory_wait_seconds",
-            "Time that a picture waited for memory to be decoded in, of those that had to",
+            "Time that a picture waited for memory to be decoded in, mostly 0",
             buckets=REQUEST_BUCKETS,
             registry=registry,
         )

@@ -17,7 +17,7 @@ PATIENT_SHARE = 0.75
 class ByteBudget:
     """Bytes that jobs hold while they run; a job for which too few are left waits its turn.
 
-    `on_wait` hears how long each job that had to wait did so, on that job's thread.
+    `on_wait` hears how long each job waited, mostly 0, on that job's thread.
     """
 
     def __init__(self, limit: int, on_wait: Callable[[float], None] = lambda seconds: None) -> None:
@@ -83,8 +83,9 @@ class ByteBudget:
             self._changed.notify_all()
 
     def _wait_until(self, free: Callable[[], bool]) -> None:
-        """Returns when the condition holds, and notes the wait if it does not at once; the lock is held."""
+        """Returns when the condition holds, and tells how long that took; the lock is held."""
         if free():
+            self._on_wait(0.0)
             return
         wait = object()
         began = self._waits[wait] = time.monotonic()

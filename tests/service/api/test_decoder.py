@@ -89,6 +89,6 @@ async def test_pictures_that_wait_for_memory_are_counted_and_make_the_service_no
         assert "The decoder is saturated" in answer.json()["detail"]
     assert [(await task).status_code for task in asked] == [200, 200]
     assert registry.get_sample_value("freqmerge_decoding_memory_waiting_images") == 0
-    assert registry.get_sample_value("freqmerge_decoding_memory_wait_seconds_count") == 2
+    assert registry.get_sample_value("freqmerge_decoding_memory_wait_seconds_count") == 1 + 2, "the holder's is 0"
     assert (registry.get_sample_value("freqmerge_decoding_memory_wait_seconds_sum") or 0) > 0.02
     assert (await app.client.get("/ready")).status_code == 200
