@@ -15,7 +15,7 @@ from model.checkpoint import read_manifest
 from model.manifest import Manifest, default_checkpoint_path
 from training import cli
 from training.measure import records
-from training.studies import reports, verdicts
+from training.studies import picture_report, reports, verdicts
 from training.studies.plan import STUDIES
 from training.studies.reports import table
 
@@ -137,6 +137,14 @@ def study(name: str) -> Callable[[Path], str]:
     return full
 
 
+def by_picture(results: Path) -> str:
+    """Budgets by picture: who gets which schedule, at the same mean cost."""
+    found = _any("by_picture", results)
+    if not found:
+        return f"{reports.NOT_RUN}\n"
+    return picture_report.table_of(found) + _below(picture_report.findings(found), found)
+
+
 TABLES: dict[str, Callable[[Path], str]] = {
     "timing": timing,
     "checkpoint": checkpoint,
@@ -146,6 +154,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "scoring": scoring,
     "parity": parity,
     "engines": engines,
+    "by_picture": by_picture,
     **{f"study_{name}": study(name) for name in STUDIES},
 }
 

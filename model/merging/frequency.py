@@ -17,7 +17,7 @@ from torch import Tensor
 from model.errors import ConfigError
 
 EPSILON = 1e-6
-"""Added to the denominator of the min-max normalisation."""
+"""Added to the denominator of the min-max normalisation, and of `energy_share`."""
 
 
 @lru_cache(maxsize=64)
@@ -70,11 +70,21 @@ def normalise(energy: Float[Tensor, "batch patches"]) -> Float[Tensor, "batch pa
     return (energy - low) / (high - low + EPSILON)
 
 
+def mean_energy(
+    values: Float[Tensor, "batch patches"], basis: Float[Tensor, "patches modes"]
+) -> Float[Tensor, "batch patches"]:
+    """High-frequency energy of one number per patch (the channel mean m of its token): ((I - U U^T) m)².
+
+    LFGM before its min-max, so that images can be compared; float32 or wider.
+    """
+    return high_pass(values, basis).square()
+
+
 def score_values(
     values: Float[Tensor, "batch patches"], basis: Float[Tensor, "patches modes"]
 ) -> Float[Tensor, "batch patches"]:
     """Frequency score, 0..1, of one number per patch (the channel mean of its token)."""
-    return normalise(high_pass(values, basis).square())
+    return normalise(mean_energy(values, basis))
 
 
 def channel_energy(
@@ -91,6 +101,19 @@ def energy_score(
 ) -> Float[Tensor, "batch patches"]:
     """High-frequency energy of all channels, stretched to 0..1 per image; a flat image gives zeros."""
     return normalise(channel_energy(features, basis))
+
+
+def energy_share(
+    features: Float[Tensor, "batch patches dim"], basis: Float[Tensor, "patches modes"]
+) -> Float[Tensor, " batch"]:
+    """Share of an image's variance over the grid that is high-frequency, 0..1, all channels together; 0 if flat.
+
+    Σ‖(I - U U^T) F_c‖² / Σ‖F_c - mean(F_c)‖², sums over the channels c. By Parseval's theorem these are sums of squared
+    Fourier coefficients: of those outside the basis, and of all but the zero frequency.
+    """
+    wide = features if features.dtype == torch.float64 else features.float()
+    variance = wide.var(dim=1, correction=0).mean(dim=1)
+    return channel_energy(wide, basis).mean(dim=1) / (variance + EPSILON)
 
 
 def rank(score: Float[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens"]:

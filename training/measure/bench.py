@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -17,7 +18,9 @@ from model.engines.device import pick_device
 from model.images.input_stage import InputStage
 from model.macs import count_parameters
 from model.speed import Rate, rates
+from model.vit.merging_vit import Stem
 from training.data import dataset
+from training.data.images import Images
 from training.measure import fitting, records
 from training.measure.scores import answers
 from training.measure.stems import Sharing, Stems
@@ -57,6 +60,10 @@ class Cost(NamedTuple):
     """Patch tokens left after each block."""
 
 
+Reader = Callable[[FreqMergeViT, Tensor, Stem], Float[Tensor, "batch values"]]
+"""Numbers per image, read off a model, its normalised images and what enters its first merging block."""
+
+
 class Bench:
     """Everything that a measurement needs, loaded once; configs share the weights.
 
@@ -89,6 +96,21 @@ class Bench:
         sharing = Sharing(Classifier(self.model(config), self.stage), self._stems)
         with self._autocast():
             return answers(sharing, self.images, self.config.batch_size, self.device)
+
+    @torch.inference_mode()
+    def read(self, config: ModelConfig, reader: Reader, images: Images | None = None) -> Float[Tensor, "count values"]:
+        """What a reader sees of every test image, or of these instead, before anything merges; float32 on the CPU.
+
+        The stems of the test images are shared with `logits`.
+        """
+        model = self.model(config)
+        chosen, stems = (self.images, self._stems) if images is None else (images, Stems(0))
+        parts = []
+        with self._autocast():
+            for number, batch in enumerate(chosen.batches(self.config.batch_size)):
+                pixels = self.stage(batch.pixels.to(self.device))
+                parts.append(reader(model, pixels, stems.of(model, pixels, number)).float().cpu())
+        return torch.cat(parts)
 
     def cost(self, config: ModelConfig) -> Cost:
         """Multiply-accumulates of one image, parameters and schedule."""

@@ -379,11 +379,16 @@ def _timing_head(entries: Sequence[Entry]) -> str:
 def _against(entry: Entry, reference: str) -> str:
     for other, found in entry.get("against", {}).items():
         if other.rpartition("/")[2] == reference:
-            return (
-                f"{100 * found['difference']:+.2f} [{100 * found['low']:+.2f}, {100 * found['high']:+.2f}], "
-                f"{p_value(found['p'])}"
-            )
+            return points(found)
     return ""
+
+
+def points(found: Mapping[str, Any]) -> str:
+    """A paired comparison as tables print it: points, 95 % interval, p."""
+    return (
+        f"{100 * found['difference']:+.2f} [{100 * found['low']:+.2f}, {100 * found['high']:+.2f}], "
+        f"{p_value(found['p'])}"
+    )
 
 
 def p_value(p: float) -> str:

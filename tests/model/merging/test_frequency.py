@@ -4,7 +4,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.errors import ConfigError
-from model.merging.frequency import channel_energy, energy_score, frequency_score, high_pass, low_pass_basis
+from model.merging.frequency import (
+    channel_energy,
+    energy_score,
+    energy_share,
+    frequency_score,
+    high_pass,
+    low_pass_basis,
+    mean_energy,
+    score_values,
+)
 from tests.model.merging.twins import fft_energy, fft_score
 
 grids = st.tuples(st.integers(1, 16), st.integers(1, 16))
@@ -50,6 +59,30 @@ def test_one_channel_alone_has_the_energy_that_lfgm_scores(grid, seed):
     tokens = torch.randn(2, grid[0] * grid[1], 1, generator=torch.Generator().manual_seed(seed))
     found = energy_score(tokens, low_pass_basis(grid, 1).float())
     torch.testing.assert_close(found, frequency_score(tokens, grid, 1), atol=1e-4, rtol=0)
+
+
+@settings(deadline=None, max_examples=60)
+@given(grid=grids, radius=st.integers(0, 9), channels=st.integers(1, 6), seed=st.integers(0, 2**16))
+def test_the_share_of_the_energy_is_that_of_the_spectrum_without_its_low_frequencies(grid, radius, channels, seed):
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randn(2, grid[0] * grid[1], channels, dtype=torch.float64, generator=generator)
+    high, whole = (fft_energy(tokens, grid, limit).mean(dim=1) for limit in (radius, 0))  # all but the mean
+    found = energy_share(tokens, low_pass_basis(grid, radius))
+    torch.testing.assert_close(found, high / (whole + 1e-6), atol=1e-9, rtol=0)
+    assert ((found >= -1e-9) & (found <= 1)).all()
+
+
+def test_a_flat_image_has_no_share_of_high_frequency_energy_and_a_chequerboard_nothing_else():
+    basis = low_pass_basis((8, 8), 2).float()
+    board = ((torch.arange(8)[:, None] + torch.arange(8)) % 2).float().reshape(1, 64, 1)
+    assert energy_share(torch.ones(1, 64, 3), basis).item() == pytest.approx(0, abs=1e-6)
+    assert energy_share(board.expand(1, 64, 3), basis).item() == pytest.approx(1, abs=1e-4)
+
+
+def test_the_energy_of_the_mean_tells_how_strong_the_detail_is_where_the_score_cannot():
+    values, basis = torch.randn(1, 64, generator=torch.Generator().manual_seed(0)), low_pass_basis((8, 8), 2).float()
+    torch.testing.assert_close(mean_energy(3 * values, basis), 9 * mean_energy(values, basis))
+    torch.testing.assert_close(score_values(3 * values, basis), score_values(values, basis), atol=1e-4, rtol=0)
 
 
 def test_detail_that_cancels_in_the_channel_mean_is_seen_by_the_energy_alone():
