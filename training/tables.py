@@ -15,7 +15,7 @@ from model.checkpoint import read_manifest
 from model.manifest import Manifest, default_checkpoint_path
 from training import cli
 from training.measure import records
-from training.studies import reports, verdicts
+from training.studies import reports, trained, verdicts
 from training.studies.plan import STUDIES
 from training.studies.reports import table
 
@@ -137,6 +137,12 @@ def study(name: str) -> Callable[[Path], str]:
     return full
 
 
+def compared(results: Path) -> str:
+    """Checkpoints that were trained with different merging, on the same images."""
+    found = _any(trained.NAME, results)
+    return trained.page(found) + (f"\n{trained.source(found)}\n" if found else "")
+
+
 TABLES: dict[str, Callable[[Path], str]] = {
     "timing": timing,
     "checkpoint": checkpoint,
@@ -146,6 +152,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "scoring": scoring,
     "parity": parity,
     "engines": engines,
+    "trained": compared,
     **{f"study_{name}": study(name) for name in STUDIES},
 }
 
