@@ -15,7 +15,7 @@ from model.checkpoint import read_manifest
 from model.manifest import Manifest, default_checkpoint_path
 from training import cli
 from training.measure import records
-from training.studies import picture_report, reports, verdicts
+from training.studies import picture_report, reports, trained, verdicts
 from training.studies.plan import STUDIES
 from training.studies.reports import table
 
@@ -145,6 +145,12 @@ def by_picture(results: Path) -> str:
     return picture_report.table_of(found) + _below(picture_report.findings(found), found)
 
 
+def compared(results: Path) -> str:
+    """Checkpoints that were trained with different merging, on the same images."""
+    found = _any(trained.NAME, results)
+    return trained.page(found) + (f"\n{trained.source(found)}\n" if found else "")
+
+
 TABLES: dict[str, Callable[[Path], str]] = {
     "timing": timing,
     "checkpoint": checkpoint,
@@ -155,6 +161,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "parity": parity,
     "engines": engines,
     "by_picture": by_picture,
+    "trained": compared,
     **{f"study_{name}": study(name) for name in STUDIES},
 }
 

@@ -45,6 +45,9 @@ class Progress:
     loss_sum: float = 0.0
     hits: int = 0
     seen: int = 0
+    seconds: float | None = 0.0
+    """Wall time of the steps and of scoring the held-out images, what a kill threw away left out; None if a part of the
+    run did not count it."""
     best: float = -math.inf
     history: list[dict[str, Any]] = field(default_factory=list)
 
@@ -74,12 +77,14 @@ class Run:
         self.progress = Progress()
         self.saved = ""
         """Where the state stands that --resume would go on from; empty if there is none of this run."""
+        self._counted = time.monotonic()
 
     def go(self) -> list[dict[str, Any]]:
         """Trains to the last epoch and returns the history.
 
         Raises `DivergedError` on a NaN loss and `SaveError` when a file cannot be written.
         """
+        self._counted = time.monotonic()
         while self.progress.epoch < self.config.epochs:
             self._epoch()
             self._end_epoch()
@@ -101,6 +106,7 @@ class Run:
             for batch in self.loader.epoch(here.epoch, here.step):
                 loss = self._step(batch)
                 here.step += 1
+                self._count_time()
                 bar.update()
                 bar.set_postfix(loss=f"{loss:.3f}", lr=f"{self._lr():.1e}", refresh=False)
                 if time.monotonic() - saved > config.save_every_s:
@@ -130,6 +136,13 @@ class Run:
         if self.ema is not None:
             self.ema.update(self.model, step=number)
         return value
+
+    def _count_time(self) -> None:
+        """Adds the wall time since the last call."""
+        now = time.monotonic()
+        if self.progress.seconds is not None:
+            self.progress.seconds += now - self._counted
+        self._counted = now
 
     def _count(self, loss: float, hits: int, images: int) -> float:
         """The mean loss over all processes, added to the epoch's sums; raises `DivergedError` in all of them."""
@@ -171,8 +184,9 @@ class Run:
             "train_top1": here.hits / here.seen,
         }
         entry |= self._held_out_scores()
+        self._count_time()
         here.history.append(entry)
-        better = entry.get("val_top1", here.epoch)  # nothing held out: the latest is the best
+        better = float(entry.get("val_top1", here.epoch))  # nothing held out: the latest is the best
         if better >= here.best:
             here.best = better
             self._save_checkpoint(entry)
@@ -214,6 +228,10 @@ class Run:
             "data": self.task.source.origin,
             "images": len(self.loader),
             "epoch": entry["epoch"],
+            "steps": entry["epoch"] * self.loader.steps,
+            "images_seen": entry["epoch"] * self.loader.steps * self.loader.batch,
+            "seconds": self.progress.seconds,
+            "arithmetic": str(self.arithmetic),
             "processes": distributed.size(),
             "config": self.config.model_dump(mode="json", exclude={"data_dir", "output_dir"}),
             **self.task.facts,
@@ -257,7 +275,8 @@ class Run:
             self.ema.module.load_state_dict(modules["ema"])
         self.optimizer.load_state_dict(optimizer)
         self.scaler.load_state_dict(facts["scaler"])
-        self.progress = Progress(**facts["progress"])
+        # a state that is older than the count of time does not know how long it took
+        self.progress = Progress(**{"seconds": None, **facts["progress"]})
         self.task.facts |= facts.get("facts", {})
         self._remember()
 

@@ -6,7 +6,7 @@ started again with --resume is measured again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from training.dynamicvit.task import DynamicRecipe, task
 from training.evaluate import report
 from training.measure import records
 from training.measure.scores import BINS, score
+from training.run import state
 from training.train import run
 
 MODULE = "training.dynamicvit"
@@ -77,7 +78,7 @@ def measure(config: TrainConfig, wanted: MeasureConfig, command: str, folder: Pa
         "seed": config.seed,
         **model.dynamic.model_dump(mode="json"),
         **{key: manifest.training[key] for key in ("start", "losses", "backbone_lr_scale", "epoch")},
-        "epochs": manifest.training["config"]["epochs"],
+        **_length(config, manifest.training),
         **accuracy._asdict(),
         "calibration_bins": BINS,
         "macs": count_macs(model, model.config.image_size),
@@ -87,6 +88,23 @@ def measure(config: TrainConfig, wanted: MeasureConfig, command: str, folder: Pa
     }
     records.add("dynamicvit", command, result, device, folder, same=("digest", "precision", "images"))
     return result
+
+
+def _length(config: TrainConfig, training: Mapping[str, Any]) -> dict[str, Any]:
+    """How long the whole run was, whichever epoch was kept; None for what an older run did not note."""
+    epochs, steps = training["config"]["epochs"], training.get("steps")
+    per_epoch = {key: training[key] // training["epoch"] for key in ("steps", "images_seen")} if steps else {}
+    return {
+        "epochs": epochs,
+        "epoch_images": per_epoch.get("images_seen"),
+        **{key: epochs * per_epoch[key] if per_epoch else None for key in ("steps", "images_seen")},
+        "seconds": state.facts(config.state_path)["progress"].get("seconds"),
+    }
+
+
+def _told(length: Mapping[str, Any]) -> str:
+    images = "" if length["images_seen"] is None else f"; {length['images_seen']:,} images, {length['steps']:,} steps"
+    return images + ("" if length["seconds"] is None else f" in {length['seconds'] / 3600:.2f} h")
 
 
 def _throughput(model: DynamicViT, wanted: MeasureConfig, device: torch.device) -> list[dict[str, Any]]:
@@ -119,7 +137,7 @@ def _work(
     train(config, dynamic, weights, recipe)
     if distributed.rank() == 0:
         result = measure(config, wanted, command, folder)
-        print(f"rho {result['rho']:g}, best epoch {result['epoch']} of {result['epochs']}")
+        print(f"rho {result['rho']:g}, best epoch {result['epoch']} of {result['epochs']}{_told(result)}")
         print(report(result))
         print(f"written: {config.checkpoint_path}")
         print(f"recorded: {folder / 'dynamicvit.jsonl'}")

@@ -8,7 +8,7 @@ from typing import Any
 from training.measure.paired import holm
 from training.measure.picture_statistics import ENERGIES, FIRST_BLOCK, STATISTICS
 from training.studies.divisions import OPPOSITE, ORACLE, RANDOM, SCHEDULE
-from training.studies.reports import UNDECIDED, about_the_sample, outcome, points, table
+from training.studies.reports import UNDECIDED, about_the_sample, outcome, paired_cell, table
 
 Entry = Mapping[str, Any]
 
@@ -35,7 +35,7 @@ def table_of(entries: Sequence[Entry]) -> str:
             LABELS[entry["row"]],
             f"{entry['macs'] / 1e9:.4g}",
             _top1(entry),
-            *(points(entry["against"][name]) if name in entry["against"] else "" for name in (SCHEDULE, RANDOM)),
+            *(paired_cell(entry["against"][name]) if name in entry["against"] else "" for name in (SCHEDULE, RANDOM)),
         ]
         for entry in entries
     ]

@@ -18,8 +18,8 @@ Entry = Mapping[str, Any]
 NOT_RUN = "not run"
 UNDECIDED = "no difference that these images can show"
 TEST_IMAGES = 10_000
-DYNAMICVIT_EPOCHS = 10
-"""A DynamicViT row needs a run of at least this many epochs."""
+DYNAMICVIT_EPOCHS = 30
+"""For which its authors train DynamicViT."""
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -38,7 +38,7 @@ def study_table(entries: Sequence[Entry]) -> str:
     rows = [
         [
             entry["label"] + ("" if entry["budget"] is None else f", {entry['budget']:.0%} of the plain cost"),
-            *(_costs(entry) if "top1" in entry else ["", "", "", "not reachable"]),
+            *(costs(entry) if "top1" in entry else ["", "", "", "not reachable"]),
             *(_against(entry, name) for name in references),
         ]
         for entry in entries
@@ -50,7 +50,7 @@ def summary(entries: Sequence[Entry]) -> str:
     """The plain ViT, ToMe and FreqMerge of the study `scoring`: cost, throughput, top-1, FreqMerge against ToMe."""
     found = {entry["row"]: entry for entry in entries if "top1" in entry}
     labels = {PLAIN: "plain ViT", TOME: "ToMe (α = 0)", "lfgm": "FreqMerge"}
-    rows = [[label, *(_costs(found[row]) if row in found else [NOT_RUN] * 4)] for row, label in labels.items()]
+    rows = [[label, *(costs(found[row]) if row in found else [NOT_RUN] * 4)] for row, label in labels.items()]
     gain = _against(found["lfgm"], TOME) if "lfgm" in found else ""
     head = ["model", "tokens", "GMACs", _timing_head(entries), "top-1 (%)", "against ToMe: points [95 %], p"]
     return table(head, [[*cells, gain if cells[0] == labels["lfgm"] else ""] for cells in rows])
@@ -72,7 +72,7 @@ def methods(entries: Sequence[Entry], dynamicvit: Sequence[Entry]) -> str:
     found = {entry["row"]: entry for entry in entries if "top1" in entry}
     sources = {
         "plain": found.get(PLAIN),
-        "dynamicvit": _trained_long_enough(dynamicvit, entries),
+        "dynamicvit": _dynamicvit(dynamicvit, entries),
         "tome": found.get(TOME),
         "freqmerge": found.get("lfgm"),
     }
@@ -93,7 +93,7 @@ def _setting(entry: Entry | None) -> str:
     if entry is None:
         return ""
     if "rho" in entry:
-        return f"ρ = {entry['rho']:g}, {entry['epochs']} epochs"
+        return f"ρ = {entry['rho']:g}, {_length(entry)}"
     config = ModelConfig(**entry["config"])
     if not config.merges:
         return "nothing merges"
@@ -152,13 +152,18 @@ def findings(entries: Sequence[Entry]) -> list[str]:
     ]
     if first := next((entry for entry in entries if "top1" in entry), None):
         told += about_the_sample(first)
+    return told + about_the_tests(entries) + _out_of_reach(entries)
+
+
+def about_the_tests(entries: Sequence[Entry]) -> list[str]:
+    """How many false alarms so many tests may give; nothing where there is one."""
     tests = sum(len(entry.get("against", {})) for entry in entries)
-    if tests > 1:
-        told.append(
-            f"p-values are of single tests; with {tests} of them, {0.05 * tests:.1f} below 0.05 are expected "
-            "by chance alone."
-        )
-    return told + _out_of_reach(entries)
+    if tests < 2:
+        return []
+    return [
+        f"p-values are of single tests; with {tests} of them, {0.05 * tests:.1f} below 0.05 are expected "
+        "by chance alone."
+    ]
 
 
 def _out_of_reach(entries: Sequence[Entry]) -> list[str]:
@@ -176,16 +181,21 @@ def _sorted_by_outcome(reference: str, pairs: Sequence[tuple[Entry, Mapping[str,
     """Which rows are better than the reference, which worse, and for which nothing can be said."""
     share = pairs[0][0]["budget"]
     at = "" if share is None else f" at {share:.0%} of the plain cost"
+    beaten = any(outcome(found) == "better" for _, found in pairs)
+    return f"Against {reference}{at}, in points: {by_outcome(pairs)}." + (
+        "" if beaten else f" FreqMerge does not beat {reference}."
+    )
+
+
+def by_outcome(pairs: Sequence[tuple[Entry, Mapping[str, Any]]]) -> str:
+    """The rows with their comparisons, in points: the better ones, the worse ones, and those that show nothing."""
     parts = []
     for said in ("better", "worse", UNDECIDED):
         rows = [
             f"{entry['label']} ({100 * found['difference']:+.2f})" for entry, found in pairs if outcome(found) == said
         ]
         parts += [f"{said}: {', '.join(rows)}"] if rows else []
-    beaten = any(outcome(found) == "better" for _, found in pairs)
-    return f"Against {reference}{at}, in points: {'; '.join(parts)}." + (
-        "" if beaten else f" FreqMerge does not beat {reference}."
-    )
+    return "; ".join(parts)
 
 
 def outcome(found: Mapping[str, Any]) -> str:
@@ -219,10 +229,7 @@ def remarks(
     told += _about_counts(counts)
     told += _about_gains(entries)
     told += _about_alpha(alphas)
-    if not _trained_long_enough(dynamicvit, entries):
-        told.append(
-            f"DynamicViT has to be trained; there is no run of at least {DYNAMICVIT_EPOCHS} epochs yet: {NOT_RUN}."
-        )
+    told.append(_about_dynamicvit(_dynamicvit(dynamicvit, entries)))
     missing = [name for name in claims.PICTURED_CLASSES if name not in CLASS_NAMES]
     told.append(
         f"The seed's picture names {' and '.join(missing)}, which are not among the {len(CLASS_NAMES)} classes of "
@@ -334,13 +341,38 @@ def _pairs(claim: Claim | None, entry: Entry | None, timed: Sequence[Entry]) -> 
     return [cell for pair in zip(said, found, strict=True) for cell in pair]
 
 
-def _trained_long_enough(dynamicvit: Sequence[Entry], entries: Sequence[Entry]) -> Entry | None:
-    """The DynamicViT record with ρ nearest 0.7, among long enough runs from the measured checkpoint."""
+def _dynamicvit(dynamicvit: Sequence[Entry], entries: Sequence[Entry]) -> Entry | None:
+    """Of the DynamicViT records from the measured checkpoint the one with ρ nearest 0.7, of several the longest run."""
     starts = {entry["digest"] for entry in entries}
-    long = [
-        entry for entry in dynamicvit if entry["epochs"] >= DYNAMICVIT_EPOCHS and entry["start"]["digest"] in starts
-    ]
-    return min(long, key=lambda entry: abs(entry["rho"] - 0.7), default=None)
+    own = [entry for entry in dynamicvit if entry["start"]["digest"] in starts]
+    return min(
+        own, key=lambda run: (abs(run["rho"] - 0.7), -(run.get("images_seen") or 0), -run["epochs"]), default=None
+    )
+
+
+def _length(run: Entry) -> str:
+    """How long DynamicViT was trained; older records know the epochs alone."""
+    images, seconds = run.get("epoch_images"), run.get("seconds")
+    return "".join(
+        [
+            f"{run['epochs']} epoch{'' if run['epochs'] == 1 else 's'}",
+            f" of {images:,} images" if images else "",
+            f", {seconds / 3600:.1f} h" if seconds else "",
+        ]
+    )
+
+
+def _about_dynamicvit(run: Entry | None) -> str:
+    """How long the run was, beside its authors'."""
+    if run is None:
+        return f"DynamicViT has to be trained; there is no run from this checkpoint yet: {NOT_RUN}."
+    steps = f" ({run['steps']:,} steps, {run['images_seen']:,} images)" if run.get("steps") else ""
+    kept = run.get("epoch", run["epochs"])
+    best = "" if kept == run["epochs"] else f"; the weights are those of epoch {kept}"
+    return (
+        f"DynamicViT was trained for {_length(run)}{steps}{best}; its authors train for {DYNAMICVIT_EPOCHS} epochs of "
+        "ImageNet."
+    )
 
 
 def _is_the_seeds_model(entry: Entry) -> bool:
@@ -350,7 +382,8 @@ def _is_the_seeds_model(entry: Entry) -> bool:
     return not sizes and all(config[field] == getattr(seeds, field) for field in ("backbone", "image_size"))
 
 
-def _costs(entry: Entry) -> list[str]:
+def costs(entry: Entry) -> list[str]:
+    """Tokens, GMACs, images/s and top-1, as tables print them."""
     counts = list(dict.fromkeys([entry["patches"], *entry["schedule"]]))
     if len(counts) > 6:
         counts = [*counts[:2], "…", counts[-1]]
@@ -379,16 +412,14 @@ def _timing_head(entries: Sequence[Entry]) -> str:
 def _against(entry: Entry, reference: str) -> str:
     for other, found in entry.get("against", {}).items():
         if other.rpartition("/")[2] == reference:
-            return points(found)
+            return paired_cell(found)
     return ""
 
 
-def points(found: Mapping[str, Any]) -> str:
-    """A paired comparison as tables print it: points, 95 % interval, p."""
-    return (
-        f"{100 * found['difference']:+.2f} [{100 * found['low']:+.2f}, {100 * found['high']:+.2f}], "
-        f"{p_value(found['p'])}"
-    )
+def paired_cell(found: Mapping[str, Any]) -> str:
+    """A paired comparison as tables print it: points, 95 % interval, p-value."""
+    points = f"{100 * found['difference']:+.2f} [{100 * found['low']:+.2f}, {100 * found['high']:+.2f}]"
+    return f"{points}, {p_value(found['p'])}"
 
 
 def p_value(p: float) -> str:

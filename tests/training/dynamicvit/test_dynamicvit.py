@@ -26,6 +26,7 @@ from training.dynamicvit.model import (
 from training.dynamicvit.task import DynamicRecipe
 from training.errors import ResumeError
 from training.measure import records
+from training.run import arithmetic, state
 
 
 def dynamic(rho=0.7, layers=(), opinion=4, **changes):
@@ -41,6 +42,8 @@ def dynamic(rho=0.7, layers=(), opinion=4, **changes):
 
 AVERAGING = {"patch_size": 8, "embed_dim": 32, "depth": 4, "num_heads": 2, "global_pool": "avg", "class_token": False}
 ATTENDING = {**AVERAGING, "global_pool": "map"}
+RELEASED = {**AVERAGING, "class_token": True, "fc_norm": False}
+"""As the ViT-Small that ships: a class token that is not pooled, and the norm before the pooling."""
 
 
 # Where and how many
@@ -87,7 +90,7 @@ def test_pooling_that_cannot_leave_tokens_out_is_refused():
 # The answer
 
 
-@pytest.mark.parametrize("arguments", [None, AVERAGING, ATTENDING])
+@pytest.mark.parametrize("arguments", [None, AVERAGING, ATTENDING, RELEASED])
 def test_at_rho_1_inference_is_the_plain_model_to_the_bit(arguments):
     model = dynamic(rho=1.0, **({"backbone_args": arguments} if arguments else {}))
     answer = model(images(3))
@@ -122,7 +125,7 @@ def removing(model, image, masks):
     return vit.forward_head(vit.norm(x)), vit.norm(x)[0, vit.num_prefix_tokens :], there
 
 
-@pytest.mark.parametrize("arguments", [None, AVERAGING, ATTENDING])
+@pytest.mark.parametrize("arguments", [None, AVERAGING, ATTENDING, RELEASED])
 def test_masking_while_training_answers_like_removing_the_same_tokens(arguments):
     model = dynamic(opinion=1, **({"backbone_args": arguments} if arguments else {})).train()
     batch = images(4)
@@ -194,7 +197,7 @@ def test_the_bias_is_the_papers_masked_softmax_in_value_and_gradient():
 
 
 def test_an_image_that_loses_every_token_still_has_finite_logits_and_gradients():
-    for arguments in (None, AVERAGING, ATTENDING):
+    for arguments in (None, AVERAGING, ATTENDING, RELEASED):
         model = dynamic(**({"backbone_args": arguments} if arguments else {})).train()
         with torch.no_grad():
             for predictor in model.predictors:
@@ -259,7 +262,7 @@ def test_every_predictor_learns_from_the_loss():
         assert all(float(parameter.grad.abs().max()) > 0 for parameter in predictor.parameters())
 
 
-@pytest.mark.parametrize("arguments", [None, AVERAGING, ATTENDING])
+@pytest.mark.parametrize("arguments", [None, AVERAGING, ATTENDING, RELEASED])
 def test_mixed_precision_trains_with_the_loss_and_gradients_of_float32(arguments):
     model = dynamic(opinion=1, **({"backbone_args": arguments} if arguments else {})).train()
     found = []
@@ -380,6 +383,32 @@ def test_a_killed_run_resumes_to_the_same_numbers(recipe, slow_and_fast):
     assert all(torch.equal(left[key], right[key]) for key in left)
 
 
+def test_short_epochs_from_a_released_checkpoint_with_average_pooling_learn_in_explicit_bfloat16_and_resume(
+    data_dir, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(arithmetic, "has_bf16", lambda: True)
+    path = tmp_path / "released.safetensors"
+    torch.manual_seed(1)
+    averaging = tiny(num_classes=100, backbone_args=RELEASED, keep_rate=0.7)
+    save_checkpoint(path, averaging, dtype=torch.float16)
+    flags = (
+        f"--ckpt {path} --data_dir {data_dir} --output_dir {tmp_path} --device cpu --batch_size 40 --lr 3e-3".split()
+    )
+    command.main([*flags, "--epochs", "2", "--epoch_images", "100", "--val_fraction", "0"])
+    (entry,) = records.read("dynamicvit", tmp_path / "results")
+    assert (entry["epochs"], entry["epoch_images"], entry["steps"], entry["images_seen"]) == (2, 80, 4, 160)
+    assert "bfloat16, explicit attention" in capsys.readouterr().err
+    loaded = files.load(tmp_path / "checkpoints" / "best_model.safetensors")
+    assert loaded.manifest.config == averaging.config.replace(keep_rate=1.0)
+    torch.manual_seed(0)
+    fresh = files.start(path, loaded.model.dynamic)[1].state_dict()
+    learned = loaded.model.state_dict()
+    assert all(not torch.equal(learned[key], fresh[key]) for key in fresh if key.endswith("features.1.weight"))
+    command.main([*flags, "--epochs", "2", "--epoch_images", "100", "--val_fraction", "0", "--resume"])
+    (again,) = records.read("dynamicvit", tmp_path / "results")
+    assert (again["digest"], again["seconds"]) == (entry["digest"], entry["seconds"])
+
+
 def test_a_run_does_not_resume_from_another_rho(recipe, slow_and_fast):
     config = recipe.replace(epochs=1)
     command.train(config, DynamicConfig(), LossWeights(), slow_and_fast)
@@ -447,6 +476,9 @@ def test_the_command_trains_measures_and_records_and_with_resume_measures_again(
     assert entry["digest"] == loaded.manifest.digest
     assert entry["start"]["digest"] == read_manifest(start).digest
     assert (entry["rho"], entry["predictor_layers"], entry["epochs"], entry["images"]) == (0.6, [1, 2], 1, 100)
+    assert (entry["epoch_images"], entry["steps"], entry["images_seen"]) == (360, 6, 360)
+    assert entry["seconds"] == state.facts(tmp_path / "checkpoints" / "last_state.safetensors")["progress"]["seconds"]
+    assert f"best epoch 1 of 1; 360 images, 6 steps in {entry['seconds'] / 3600:.2f} h" in shown
     assert entry["losses"] == {"ratio_weight": 3.0, "kl_weight": 0.5, "token_weight": 0.5}
     assert entry["schedule"] == [16, 9, 5]
     assert entry["macs"] == macs.count_macs(loaded.model, 32)
@@ -458,5 +490,6 @@ def test_the_command_trains_measures_and_records_and_with_resume_measures_again(
     assert f"top-1                 {entry['top1']:8.2%}" in shown
     command.main([*flags, "--resume", "--benchmark", "--batch_sizes", "2", "--repeats", "3"])
     (again,) = records.read("dynamicvit", tmp_path / "results")
+    assert again["seconds"] == entry["seconds"] > 0
     assert (again["digest"], again["top1"]) == (entry["digest"], entry["top1"])
     assert [row["batch_size"] for row in again["throughput"]] == [2]

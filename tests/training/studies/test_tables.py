@@ -101,3 +101,23 @@ def test_every_row_of_the_methods_says_what_was_measured():
         "keep rate 0.7, α 0.7, blocks 4 6 8 10",
         "12 to 13 tokens in every block",
     ]
+
+
+def test_the_row_of_dynamicvit_is_the_longest_run_from_the_measured_checkpoint_and_says_how_long_it_was(tmp_path):
+    measured = {"top1": 0.5, "macs": 10**9, "parameters": 10**6, "images": 10_000, "precision": "float32"}
+    measured |= {"config": ModelConfig().model_dump(mode="json"), "standard_error": 0.005, "against": {}}
+    one = {**measured, "row": "lfgm", "label": "FreqMerge", "checkpoint": "one", "digest": "d", "budget": None}
+    records.write("ablation_scoring", "score", [one], torch.device("cpu"), tmp_path)
+    assert "DynamicViT has to be trained; there is no run from this checkpoint yet: not run." in tables.methods(
+        tmp_path
+    )
+    short = {**measured, "rho": 0.7, "start": {"digest": "d"}, "epoch": 1, "epochs": 1, "epoch_images": 24_000}
+    short |= {"steps": 375, "images_seen": 24_000, "seconds": 1800.0}
+    long = {**short, "epoch": 4, "epochs": 5, "steps": 1875, "images_seen": 120_000, "seconds": 10_440.0}
+    records.write("dynamicvit", "train dynamicvit", [short, long], torch.device("cpu"), tmp_path)
+    page = tables.methods(tmp_path)
+    assert "| DynamicViT (r=0.5) | ρ = 0.7, 5 epochs of 24,000 images, 2.9 h |" in page
+    assert (
+        "- DynamicViT was trained for 5 epochs of 24,000 images, 2.9 h (1,875 steps, 120,000 images); the weights are "
+        "those of epoch 4; its authors train for 30 epochs of ImageNet." in page
+    )
