@@ -256,7 +256,7 @@ class Trial:
         own = self._with_settings(FREQMERGE_CHECKPOINT=TRAINED)
         own.up("freqmerge")
         serves = get(f"{own.address}/model").json()
-        expect(serves["engine"]["name"] == "openvino", "a trained model in OpenVINO", serves)
+        expect(serves["engine"]["kind"] == "openvino", "a trained model in OpenVINO", serves)
         answer = classify(own.address, ROCKET)
         get(f"{own.address}/{answer['heatmap_url']}")
         return {"build_s": round(seconds, 1)}
