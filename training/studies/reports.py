@@ -128,12 +128,19 @@ def source(entries: Sequence[Entry], *others: Sequence[Entry]) -> str:
     if not entries:
         return ""
     first = entries[0]
-    machine = first["machine"]
     further = "".join(f" Also `{other[0]['command']}`, commit {other[0]['commit']}." for other in others if other)
     return (
         f"Measured: `{first['command']}`, checkpoint `{first['checkpoint']}` ({first['digest'][:12]}), "
-        f"{first['images']:,} test images, {first['precision']}; {machine['device']}, {machine['threads']} threads, "
-        f"torch {machine['torch']}, timm {machine['timm']}; commit {first['commit']}.{further}"
+        f"{conditions(first)}.{further}"
+    )
+
+
+def conditions(entry: Entry) -> str:
+    """On what an entry was measured: images, precision, machine, versions and commit."""
+    machine = entry["machine"]
+    return (
+        f"{entry['images']:,} test images, {entry['precision']}; {machine['device']}, {machine['threads']} threads, "
+        f"torch {machine['torch']}, timm {machine['timm']}; commit {entry['commit']}"
     )
 
 

@@ -21,6 +21,7 @@ from training.studies.reports import (
     about_the_sample,
     about_the_tests,
     by_outcome,
+    conditions,
     costs,
     paired_cell,
     table,
@@ -273,13 +274,7 @@ def facts(first: Manifest, own: Manifest) -> dict[str, Any]:
 
 def source(entries: Sequence[Entry]) -> str:
     """Where the numbers come from."""
-    first = entries[0]
-    machine = first["machine"]
-    return (
-        f"Measured: `{first['command']}`, {first['images']:,} test images, {first['precision']}; "
-        f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}, timm {machine['timm']}; "
-        f"commit {first['commit']}."
-    )
+    return f"Measured: `{entries[0]['command']}`, {conditions(entries[0])}."
 
 
 def page(entries: Sequence[Entry]) -> str:
