@@ -16,7 +16,7 @@ from typing import NoReturn
 from service.errors import StartupError
 from service.explain import default, variable
 from service.observe import log
-from service.settings import PREFIX, Settings, read_settings, yield_idle_cores
+from service.settings import PREFIX, Settings, do_without_disk, read_settings, yield_idle_cores
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,6 +35,7 @@ def _serve(settings: Settings) -> int:
     from service.http import server
 
     yield_idle_cores()
+    do_without_disk()
     log.configure(settings.log_level)
     server.check_runtime()
     opened = server.listener(settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -415,3 +416,15 @@ def yield_idle_cores() -> None:
     It has to be said before the tensor library is loaded.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def do_without_disk() -> None:
+    """Lets the tensor library load where no file can be written: on a full disk, or a read-only one without /tmp.
+
+    When it is loaded it makes a folder for what its compiler keeps, in the temporary folder, and fails where there is
+    none. Any folder that exists will do: only the engine `inductor` writes there, and it fails by itself if it cannot.
+    """
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.sep)

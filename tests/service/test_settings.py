@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from service.errors import SettingsError
 from service.explain import variable
-from service.settings import PREFIX, Settings, read_settings, yield_idle_cores
+from service.settings import PREFIX, Settings, do_without_disk, read_settings, yield_idle_cores
 
 
 @pytest.fixture(autouse=True)
@@ -235,3 +235,21 @@ def test_the_models_threads_sleep_while_they_wait_unless_the_operator_says_other
     monkeypatch.delenv("OMP_WAIT_POLICY")
     yield_idle_cores()
     assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+
+
+def test_without_a_temporary_folder_the_tensor_library_is_told_of_one_that_exists(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def none() -> str:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # so that what is set below ends with the test
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    do_without_disk()
+    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ, "there is a temporary folder"
+    monkeypatch.setattr("tempfile.gettempdir", none)
+    do_without_disk()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == os.sep
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "chosen")
+    do_without_disk()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "chosen"

@@ -20,11 +20,15 @@ READ_ONLY = ("sh", "-c", 'ulimit -f 0 && exec "$@"', "sh")
 """Runs a command that cannot write a byte into any file, as on a read-only or a full disk."""
 
 
+FOREIGN = ("FREQMERGE_", "OTEL_", "TORCHINDUCTOR_")
+"""Variables that would settle something for the server. torch, once imported here, sets one that names a folder."""
+
+
 class Process:
     """`python -m MODULE` with these arguments and settings; the engine is the one that starts at once."""
 
     def __init__(self, *arguments: str, module: str = "service", **settings: object) -> None:
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(("FREQMERGE_", "OTEL_"))}
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
         chosen = {_variable(name): str(value) for name, value in settings.items()}
         self.started = time.monotonic()
         self.popen = subprocess.Popen(
