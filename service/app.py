@@ -8,7 +8,6 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Lifespan
@@ -75,7 +74,7 @@ def create_app(settings: Settings, load: ModelLoader = load_model, *, start_warm
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        generate_unique_id_function=_operation_id,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # Observe's work, and asked at every request
         title=openapi.TITLE,
         version=__version__,
         summary=openapi.SUMMARY,
@@ -87,8 +86,8 @@ def create_app(settings: Settings, load: ModelLoader = load_model, *, start_warm
     app.add_exception_handler(RequestValidationError, answer_bad_parameter)
     app.add_exception_handler(HTTPException, answer_http_exception)
     for router in (classify_router, batch_router, heatmap_router, status_router, oip_router):
-        app.include_router(router(service))
-    app.include_router(page_router())
+        app.router.routes.extend(router(service).routes)  # an included router would cost each request a second search
+    app.router.routes.extend(page_router().routes)
     _document(app)
     return app
 
@@ -122,10 +121,6 @@ def _lifespan(service: Service, traces: Traces | None, start_warm: bool) -> Life
                 await traces.close()
 
     return lifespan
-
-
-def _operation_id(route: APIRoute) -> str:
-    return route.name
 
 
 def _document(app: FastAPI) -> None:

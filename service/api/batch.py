@@ -28,7 +28,7 @@ ROOT = "../"
 
 def batch_router(service: Service) -> APIRouter:
     """The route."""
-    router = APIRouter(tags=["pictures"])
+    router = APIRouter(tags=["pictures"], generate_unique_id_function=openapi.operation_id)
 
     @router.post(
         "/classify/batch",

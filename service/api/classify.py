@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, NamedTuple
 
 from fastapi import APIRouter, Query
+from pydantic import TypeAdapter
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -14,13 +15,18 @@ from service.api.recent import keep
 from service.api.recognition import Recognised, recognise
 from service.api.schemas import Classification, ClassifyQuery, ModelName, Prediction
 from service.http.exchange import exchange_of
+from service.http.unqueried import Unqueried
 from service.runtime.served import ServedModel
 from service.runtime.service import Service
+
+CLASSIFICATION = TypeAdapter(Classification)
+UNASKED = ClassifyQuery()
+"""What a request without a query asks for."""
 
 
 def classify_router(service: Service) -> APIRouter:
     """The route."""
-    router = APIRouter(tags=["pictures"])
+    router = APIRouter(tags=["pictures"], route_class=Unqueried, generate_unique_id_function=openapi.operation_id)
 
     @router.post(
         "/classify",
@@ -28,23 +34,23 @@ def classify_router(service: Service) -> APIRouter:
         responses=openapi.problems(*openapi.UPLOAD_PROBLEMS),
         openapi_extra=openapi.PICTURE_BODY | openapi.TIMEOUT,
     )
-    async def classify(request: Request, query: Annotated[ClassifyQuery, Query()]) -> Response:
+    async def classify(request: Request, query: Annotated[ClassifyQuery, Query()] = UNASKED) -> Response:
         """Labels of the picture in the body, most probable first, and where its heatmap is."""
         recognised = await recognise(service, request)
         [image_id] = await keep(service, request, [recognised])
         stages = exchange_of(request).stages
         with stages.measure("encode"):
             labelled = label(service, recognised, query.top_k)
-            body = Classification(
-                image_id=image_id,
-                heatmap_url=heatmap_url(image_id),
-                predictions=labelled.predictions,
-                certain=labelled.certain,
-                warnings=labelled.warnings,
-                model=model_name(recognised.model),
-                timings_ms=stages.milliseconds(),
-            )
-            return Response(body.model_dump_json(), media_type="application/json")
+            body: Classification = {
+                "image_id": image_id,
+                "heatmap_url": heatmap_url(image_id),
+                "predictions": labelled.predictions,
+                "certain": labelled.certain,
+                "warnings": labelled.warnings,
+                "model": model_name(recognised.model),
+                "timings_ms": stages.milliseconds(),
+            }
+            return Response(CLASSIFICATION.dump_json(body), media_type="application/json")
 
     return router
 
@@ -62,7 +68,7 @@ class Labelled(NamedTuple):
 def label(service: Service, recognised: Recognised, top_k: int) -> Labelled:
     """The most probable labels of a picture, and what to make of them; counts the prediction."""
     best = most_probable(recognised.answer.logits, service.labels, top_k)
-    service.metrics.predicted(best[0].class_id)
+    service.metrics.predicted(best[0]["class_id"])
     certain_from = recognised.model.manifest.certain_from
     doubted = doubts(best[0], len(service.labels), certain_from)
     return Labelled(best, None if certain_from is None else not doubted, [*recognised.warnings, *doubted])

@@ -30,7 +30,7 @@ from service.store.image_store import StoredImage
 
 def heatmap_router(service: Service) -> APIRouter:
     """The routes."""
-    router = APIRouter(tags=["pictures"])
+    router = APIRouter(tags=["pictures"], generate_unique_id_function=openapi.operation_id)
 
     @router.get(
         "/heatmap",

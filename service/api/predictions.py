@@ -23,11 +23,11 @@ def doubts(best: Prediction, classes: int, certain_from: float | None) -> list[s
 
     It does from the checkpoint's threshold on, and where the checkpoint has none.
     """
-    if certain_from is None or best.probability >= certain_from:
+    if certain_from is None or best["probability"] >= certain_from:
         return []
     return [
-        f"the answer is uncertain: its best probability, {best.probability:g}, is below {certain_from:g}; the picture "
-        f"may show none of the {classes} classes"
+        f"the answer is uncertain: its best probability, {best['probability']:g}, is below {certain_from:g}; the "
+        f"picture may show none of the {classes} classes"
     ]
 
 
@@ -36,5 +36,11 @@ def most_probable(logits: NDArray[np.float32], labels: Sequence[dict[str, Any]],
     shares = probabilities(logits)
     order = np.argsort(-shares, kind="stable")[:top_k]
     return [
-        Prediction(**labels[class_id], probability=round(float(shares[class_id]), 6)) for class_id in order.tolist()
+        {
+            "class_id": class_id,
+            "label": labels[class_id]["label"],
+            "superclass": labels[class_id]["superclass"],
+            "probability": round(float(shares[class_id]), 6),
+        }
+        for class_id in order.tolist()
     ]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, with_config
+from typing_extensions import TypedDict
 
 from model.config import ScoreName
 from service.pictures.colormaps import Colormap
@@ -36,40 +37,55 @@ class Problem(BaseModel):
     request_id: str = Field(description="also in the header X-Request-ID and in the server's log")
 
 
-class Prediction(Body):
+# What every answer holds is made of dicts: mypy checks them where they are made, and a model would check them again.
+
+
+@with_config(Body.model_config)
+class Prediction(TypedDict):
     """One class and its probability."""
 
-    class_id: int = Field(ge=0, description="position of the class in /labels")
-    label: str = Field(description="name of the class")
-    superclass: str | None = Field(description="group of the class; null if the checkpoint has none")
-    probability: float = Field(ge=0, le=1, description="softmax over all classes")
+    class_id: Annotated[int, Field(ge=0, description="position of the class in /labels")]
+    label: Annotated[str, Field(description="name of the class")]
+    superclass: Annotated[str | None, Field(description="group of the class; null if the checkpoint has none")]
+    probability: Annotated[float, Field(ge=0, le=1, description="softmax over all classes")]
 
 
-class ModelName(Body):
+@with_config(Body.model_config)
+class ModelName(TypedDict):
     """Which weights gave an answer."""
 
-    name: str = Field(description="name in the checkpoint")
-    digest: str = Field(description="SHA-256 of weights and manifest, hexadecimal")
+    name: Annotated[str, Field(description="name in the checkpoint")]
+    digest: Annotated[str, Field(description="SHA-256 of weights and manifest, hexadecimal")]
 
 
-class Classification(Body):
+@with_config(Body.model_config)
+class Classification(TypedDict):
     """Answer of POST /classify."""
 
-    image_id: str | None = Field(description="unguessable id for GET /heatmap; null if images are not kept")
-    heatmap_url: str | None = Field(
-        description="relative reference to the heatmap, to be resolved against the URL of this request"
-    )
-    predictions: list[Prediction] = Field(description="most probable first, `top_k` of them")
-    certain: bool | None = Field(
-        description="whether the best probability is at least `certain_from` of GET /model; null if the checkpoint has "
-        "no such threshold"
-    )
-    warnings: list[str] = Field(
-        description="what is wrong with the file although it was classified, and that the answer is uncertain; mostly "
-        "empty"
-    )
+    image_id: Annotated[str | None, Field(description="unguessable id for GET /heatmap; null if images are not kept")]
+    heatmap_url: Annotated[
+        str | None,
+        Field(description="relative reference to the heatmap, to be resolved against the URL of this request"),
+    ]
+    predictions: Annotated[list[Prediction], Field(description="most probable first, `top_k` of them")]
+    certain: Annotated[
+        bool | None,
+        Field(
+            description="whether the best probability is at least `certain_from` of GET /model; null if the checkpoint "
+            "has no such threshold"
+        ),
+    ]
+    warnings: Annotated[
+        list[str],
+        Field(
+            description="what is wrong with the file although it was classified, and that the answer is uncertain; "
+            "mostly empty"
+        ),
+    ]
     model: ModelName
-    timings_ms: dict[str, float] = Field(description="milliseconds per stage: read, decode, queue, copy, engine")
+    timings_ms: Annotated[
+        dict[str, float], Field(description="milliseconds per stage: read, decode, queue, copy, engine")
+    ]
 
 
 class BatchResult(Body):

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from service.api.openapi import problems
+from service.api.openapi import operation_id, problems
 from service.api.schemas import Health, Labels, ModelCard
 from service.errors import Draining, NotReady
 from service.observe.metrics import exposition
@@ -18,7 +18,7 @@ from service.runtime.service import Service
 
 def status_router(service: Service) -> APIRouter:
     """The routes; each answers HEAD as well."""
-    router = APIRouter(tags=["status"])
+    router = APIRouter(tags=["status"], generate_unique_id_function=operation_id)
     unready = problems(NotReady, Draining)
 
     @router.get("/live")

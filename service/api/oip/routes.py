@@ -24,7 +24,7 @@ from service.api.oip.schemas import (
     Statistics,
 )
 from service.api.oip.statistics import statistics
-from service.api.openapi import TIMEOUT
+from service.api.openapi import TIMEOUT, operation_id
 from service.api.recognition import Recognised, recognise_many, run_pixels
 from service.batching.waiting import Answer
 from service.errors import RequestError, Unavailable, UnknownModel
@@ -46,7 +46,7 @@ MAX_INDEX_BYTES = 4096
 
 def oip_router(service: Service) -> APIRouter:
     """The routes, those of a model with and without its version; all that are asked with GET answer HEAD as well."""
-    router = APIRouter(tags=[documents.TAG])
+    router = APIRouter(tags=[documents.TAG], generate_unique_id_function=operation_id)
     _add_server(router, service)
     _add_model(router, service)
     _add_inference(router, service)

@@ -40,7 +40,7 @@ def best(answer: httpx.Response) -> list[int | str]:
     assert answer.status_code == 200, answer.text
     found = BatchClassification.model_validate(json_of(answer.text))
     return [
-        result.predictions[0].class_id if result.predictions else str(result.problem and result.problem.type)
+        result.predictions[0]["class_id"] if result.predictions else str(result.problem and result.problem.type)
         for result in found.results
     ]
 

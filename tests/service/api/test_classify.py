@@ -8,6 +8,7 @@ from urllib.parse import urljoin
 
 import httpx
 import pytest
+from pydantic import TypeAdapter
 
 from model.labels import CLASS_NAMES, SUPERCLASSES
 from service.api.schemas import Classification
@@ -23,14 +24,14 @@ JPEG = {"Content-Type": "image/jpeg"}
 async def test_a_picture_gets_five_labels_the_most_probable_first(client: httpx.AsyncClient) -> None:
     answer = await client.post("/classify", content=picture(7), headers=JPEG)
     assert answer.status_code == 200
-    found = Classification.model_validate(json_of(answer.text))
-    assert [prediction.class_id for prediction in found.predictions] == [7, 0, 1, 2, 3]
-    best = found.predictions[0]
-    assert (best.label, best.superclass) == (CLASS_NAMES[7], SUPERCLASSES[7])
-    assert best.probability == pytest.approx(2.718282 / (2.718282 + 99), abs=1e-6)
-    assert found.predictions[1].probability == pytest.approx(1 / (2.718282 + 99), abs=1e-6)
-    assert found.model.digest == "0" * 64
-    assert list(found.timings_ms) == ["read", "decode", "queue", "copy", "engine"]
+    found = TypeAdapter(Classification).validate_python(json_of(answer.text), strict=True)
+    assert [prediction["class_id"] for prediction in found["predictions"]] == [7, 0, 1, 2, 3]
+    best = found["predictions"][0]
+    assert (best["label"], best["superclass"]) == (CLASS_NAMES[7], SUPERCLASSES[7])
+    assert best["probability"] == pytest.approx(2.718282 / (2.718282 + 99), abs=1e-6)
+    assert found["predictions"][1]["probability"] == pytest.approx(1 / (2.718282 + 99), abs=1e-6)
+    assert found["model"]["digest"] == "0" * 64
+    assert list(found["timings_ms"]) == ["read", "decode", "queue", "copy", "engine"]
 
 
 SHARE = 0.026724

@@ -25,8 +25,8 @@ def test_probabilities_of_any_finite_logits_sum_to_one(logits: list[float]) -> N
 
 def test_labels_come_most_probable_first_and_ties_by_id() -> None:
     found = most_probable(np.array([1, 3, 1], np.float32), LABELS, 3)
-    assert [prediction.label for prediction in found] == ["b", "a", "c"]
-    assert found[0].model_dump() == {"class_id": 1, "label": "b", "superclass": None, "probability": 0.786986}
+    assert [prediction["label"] for prediction in found] == ["b", "a", "c"]
+    assert found[0] == {"class_id": 1, "label": "b", "superclass": None, "probability": 0.786986}
 
 
 def test_asking_for_more_labels_than_there_are_gives_all() -> None:
