@@ -59,9 +59,7 @@ def quantize(config: QuantizeConfig, command: str) -> list[dict[str, Any]]:
     folder = records.folder(config.output_dir, config.record, source)
     path = portable.path_beside(checkpoint.path)
     if config.quantize:
-        images = source.load("train", manifest.preprocess.native_size)
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(config.seed))
-        chosen = images.take(order[: config.calibration_images]).pixels.numpy()
+        chosen = dataset.drawn(source, manifest.preprocess.native_size, config.calibration_images, config.seed)
         quantization.write(
             path, checkpoint, chosen, f"{len(chosen)} training images of {source.name}, seed {config.seed}"
         )

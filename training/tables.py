@@ -5,17 +5,20 @@ A table stands between `<!-- table: NAME -->` and `<!-- end -->`; the rest of th
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from model import files
-from model.checkpoint import read_manifest
-from model.manifest import Manifest, default_checkpoint_path
+from model.checkpoint import load_checkpoint, read_manifest
+from model.engines import portable
+from model.manifest import default_checkpoint_path
 from training import cli
 from training.measure import records
-from training.studies import picture_report, reports, trained, verdicts
+from training.measure.fitting import cost
+from training.studies import picture_report, reports, runtimes, trained, verdicts
 from training.studies.plan import STUDIES
 from training.studies.reports import table
 
@@ -31,23 +34,41 @@ def timing(results: Path) -> str:
     return table(head, rows) + _source(found[0])
 
 
-def checkpoint(results: Path) -> str:
-    """What the shipped checkpoint is and scores."""
-    manifest = read_manifest(default_checkpoint_path())
-    rows = [
-        [label, f"{100 * manifest.scores[f'{key}top1']:.2f}", f"{100 * manifest.scores[f'{key}top5']:.2f}"]
-        for label, key in (
-            (f"FreqMerge, keep rate {manifest.config.keep_rate:g}", ""),
-            ("plain, keep rate 1", "plain_"),
-        )
+def released(results: Path) -> str:
+    """What the shipped checkpoint costs and scores, without merging, with ToMe's and its own, and in int8."""
+    shipped = load_checkpoint(default_checkpoint_path())
+    model, manifest, patches = shipped.model, shipped.manifest, math.prod(shipped.model.grid)
+    merging = reports.schedule(patches, model.schedule)
+    rows = []
+    for label, key, tokens, config in (
+        ("plain ViT", "plain_", f"{patches}", model.config.replace(keep_rate=1.0)),
+        ("FreqMerge", "", merging, model.config),
+    ):
+        scores = (f"{100 * manifest.scores[f'{key}{name}']:.2f}" for name in ("top1", "top5"))
+        rows.append([label, tokens, f"{cost(model.vit, config) / 1e9:.3g}", *scores])
+    measured = [entry for entry in _any("ablation_scoring", results) if entry["digest"] == manifest.digest]
+    gain = ""
+    if compared := reports.tome(measured):
+        rows.insert(1, ["ToMe (α = 0)", merging, rows[1][2], compared[0], ""])
+        gain = f" FreqMerge against ToMe, points [95 %], p: {compared[1]}."
+    artifact = portable.read(portable.path_beside(shipped.path))
+    rows += [
+        [f"FreqMerge, {precision}", merging, rows[-1][2], f"{100 * found.top1:.2f}", ""]
+        for precision, found in artifact.accuracy.items()
     ]
-    return table([f"`{manifest.name}`", "top-1 (%)", "top-5 (%)"], rows) + _origin(manifest)
+    told = (
+        f"\n`{manifest.name}`, all {manifest.training['test_images']:,} test images, float32 where no precision is "
+        f"named;\nkeep rate {model.config.keep_rate:g}, α {model.config.alpha:g}.{gain}\n"
+    )
+    return table(["model", "tokens", "GMACs", "top-1 (%)", "top-5 (%)"], rows) + told
 
 
-def summary(results: Path) -> str:
-    """What merging and the frequency score are worth, in three rows; short enough for the README."""
-    found = _any("ablation_scoring", results)
-    return reports.summary(found) + (f"\n{reports.summary_source(found)}\n" if found else "")
+def checkpoint(results: Path) -> str:
+    """As `released`, and the commands that led to the weights."""
+    manifest = read_manifest(default_checkpoint_path())
+    steps = [*commands(manifest.training), manifest.training["released_by"]]
+    told = "".join(f"{number}. `{step}`\n" for number, step in enumerate(steps, 1))
+    return f"{released(results)}\nDigest `{manifest.digest[:12]}`. It was made by\n\n{told}"
 
 
 def methods(results: Path) -> str:
@@ -124,6 +145,11 @@ def engines(results: Path) -> str:
     return table(head, rows) + told
 
 
+def cpu(results: Path) -> str:
+    """Plain and merging models in every precision of a CPU, in OpenVINO and in ONNX Runtime."""
+    return runtimes.page(_any(runtimes.NAME, results))
+
+
 def study(name: str) -> Callable[[Path], str]:
     """The table of a study in full, for the docs."""
 
@@ -153,13 +179,14 @@ def compared(results: Path) -> str:
 
 TABLES: dict[str, Callable[[Path], str]] = {
     "timing": timing,
+    "released": released,
     "checkpoint": checkpoint,
-    "summary": summary,
     "methods": methods,
     "alpha": alpha,
     "scoring": scoring,
     "parity": parity,
     "engines": engines,
+    "runtimes": cpu,
     "by_picture": by_picture,
     "trained": compared,
     **{f"study_{name}": study(name) for name in STUDIES},
@@ -209,11 +236,14 @@ def _source(entry: dict[str, Any]) -> str:
     )
 
 
-def _origin(manifest: Manifest) -> str:
-    told = manifest.training
-    return (
-        f"\nAll {told['test_images']:,} test images; digest `{manifest.digest[:12]}`. Trained by `{told['command']}`.\n"
-    )
+def commands(training: Mapping[str, Any]) -> list[str]:
+    """The commands that led to weights whose manifest says this of their training, the first one first."""
+    found, stage = [], training
+    while "command" in stage:
+        found.append(stage["command"])
+        start = stage.get("started_from", {})
+        stage = start.get("training", start)
+    return found[::-1]
 
 
 def pages(root: Path) -> list[Path]:

@@ -5,6 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
 from model.manifest import Manifest
 from training.data import folders
 from training.data.cifar import Cifar
@@ -57,3 +61,11 @@ def test_images(source: Source, manifest: Manifest, ckpt: Path | None) -> Images
             f"{len(manifest.class_names)} classes ({', '.join(manifest.class_names[:3])}, …)"
         )
     return source.load("test", manifest.preprocess.native_size)
+
+
+def drawn(source: Source, native_size: int, count: int, seed: int) -> UInt8[np.ndarray, "images 3 native native"]:
+    """Up to `count` training images, drawn by the seed, such as those that calibrate a quantization."""
+    images = source.load("train", native_size)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    pixels: UInt8[np.ndarray, "images 3 native native"] = images.take(order[:count]).pixels.numpy()
+    return pixels

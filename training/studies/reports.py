@@ -46,25 +46,12 @@ def study_table(entries: Sequence[Entry]) -> str:
     return table(head, rows)
 
 
-def summary(entries: Sequence[Entry]) -> str:
-    """The plain ViT, ToMe and FreqMerge of the study `scoring`: cost, throughput, top-1, FreqMerge against ToMe."""
+def tome(entries: Sequence[Entry]) -> tuple[str, str] | None:
+    """Top-1 of ToMe in the study `scoring`, and what FreqMerge gains over it; None where either was not measured."""
     found = {entry["row"]: entry for entry in entries if "top1" in entry}
-    labels = {PLAIN: "plain ViT", TOME: "ToMe (α = 0)", "lfgm": "FreqMerge"}
-    rows = [[label, *(costs(found[row]) if row in found else [NOT_RUN] * 4)] for row, label in labels.items()]
-    gain = _against(found["lfgm"], TOME) if "lfgm" in found else ""
-    head = ["model", "tokens", "GMACs", _timing_head(entries), "top-1 (%)", "against ToMe: points [95 %], p"]
-    return table(head, [[*cells, gain if cells[0] == labels["lfgm"] else ""] for cells in rows])
-
-
-def summary_source(entries: Sequence[Entry]) -> str:
-    """What the summary was measured on, and where the rest is; lines as short as the README's."""
-    first = entries[0]
-    machine = first["machine"]
-    return (
-        f"Checkpoint `{first['checkpoint']}`, {first['images']:,} test images, {first['precision']}; "
-        f"{machine['device']}, {machine['threads']} threads.\n"
-        "The recipe, and every other row: [scoring strategies](docs/studies/claims.md#scoring-strategies)."
-    )
+    if TOME not in found or "lfgm" not in found:
+        return None
+    return _top1(found[TOME]), _against(found["lfgm"], TOME)
 
 
 def methods(entries: Sequence[Entry], dynamicvit: Sequence[Entry]) -> str:
@@ -391,11 +378,16 @@ def _is_the_seeds_model(entry: Entry) -> bool:
 
 def costs(entry: Entry) -> list[str]:
     """Tokens, GMACs, images/s and top-1, as tables print them."""
-    counts = list(dict.fromkeys([entry["patches"], *entry["schedule"]]))
+    tokens = schedule(entry["patches"], entry["schedule"])
+    return [tokens, f"{entry['macs'] / 1e9:.4g}", _rate(entry), _top1(entry)]
+
+
+def schedule(patches: int, left: Sequence[int]) -> str:
+    """The patch tokens of a model and those left after each block, such as 196 → 137 → 96; long ones shortened."""
+    counts = list(dict.fromkeys([patches, *left]))
     if len(counts) > 6:
         counts = [*counts[:2], "…", counts[-1]]
-    tokens = " → ".join(str(count) for count in counts)
-    return [tokens, f"{entry['macs'] / 1e9:.4g}", _rate(entry), _top1(entry)]
+    return " → ".join(str(count) for count in counts)
 
 
 def _top1(entry: Entry) -> str:

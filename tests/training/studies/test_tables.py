@@ -1,7 +1,11 @@
+import re
+
 import pytest
 import torch
 
 from model import ModelConfig
+from model.checkpoint import read_manifest
+from model.manifest import default_checkpoint_path
 from tests.support.paths import ROOT
 from training import tables
 from training.measure import records
@@ -24,6 +28,36 @@ def test_a_study_without_records_says_that_it_was_not_run(tmp_path):
     assert tables.fill("<!-- table: study_radius -->\n<!-- end -->\n", tmp_path) == (
         "<!-- table: study_radius -->\nnot run\n<!-- end -->\n"
     )
+
+
+def test_the_released_table_has_tome_where_it_was_measured_on_the_very_weights_that_ship(tmp_path):
+    manifest = read_manifest(default_checkpoint_path())
+    gain = {"difference": 0.0125, "low": 0.01, "high": 0.015, "p": 0.03}
+    for digest, measured in (("0" * 64, False), (manifest.digest, True)):
+        entry = {"digest": digest, "seeds": 1}
+        rows = [
+            {**entry, "row": "none", "top1": 0.125, "against": {}},
+            {**entry, "row": "lfgm", "top1": 0.1375, "against": {"none": gain}},
+        ]
+        records.write("ablation_scoring", "made up", rows, torch.device("cpu"), tmp_path)
+        page = tables.released(tmp_path)
+        assert ("| ToMe (α = 0) |" in page, "| 12.50 |" in page, "+1.25 [+1.00, +1.50]" in page) == (measured,) * 3
+        assert f"| {100 * manifest.scores['plain_top1']:.2f} |" in page
+
+
+def test_the_page_of_the_checkpoint_has_every_command_that_led_to_it_the_first_one_first(tmp_path):
+    first = {"file": "first.safetensors", "command": "convert it", "started_from": {"file": "first.onnx"}}
+    second = {"file": "second.safetensors", "training": {"command": "train it", "started_from": first}}
+    assert tables.commands({"command": "train it more", "started_from": second}) == [
+        "convert it",
+        "train it",
+        "train it more",
+    ]
+    assert tables.commands({"command": "train it", "started_from": {"file": "timm's"}}) == ["train it"]
+    told = read_manifest(default_checkpoint_path()).training
+    numbered = re.findall(r"^(\d+)\. `(.*)`$", tables.checkpoint(tmp_path), re.MULTILINE)
+    steps = [*tables.commands(told), told["released_by"]]
+    assert numbered == [(str(number), step) for number, step in enumerate(steps, 1)]
 
 
 def test_a_trial_on_fewer_images_never_replaces_a_result(tmp_path):

@@ -1,0 +1,192 @@
+"""`python -m training.runtimes`: what merging and a smaller precision give together on this CPU, in one run.
+
+OpenVINO runs the plain model and the merging one in every precision that the processor has; ONNX Runtime runs the same
+graphs in float32 and in its own int8. All take turns, and what counts is the median of the ratios to plain float32 in
+OpenVINO.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from pydantic import Field, PositiveInt
+
+from model.checkpoint import Checkpoint, load_checkpoint
+from model.engines import onnx_graph, openvino_engine, openvino_graph, portable, quantization
+from model.engines.engine import Precision
+from model.engines.portable import Portable
+from model.errors import ArtifactError
+from model.manifest import default_checkpoint_path
+from model.speed import seconds
+from training import cli
+from training.data import dataset
+from training.measure import records
+from training.studies.runtimes import FIRST, NAME, Runner, page
+
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
+Pixels = UInt8[np.ndarray, "images 3 native native"]
+Call = Callable[[Pixels], Any]
+
+
+class RuntimesConfig(records.RecordConfig):
+    """Which checkpoint is run, how often, and with which calibration images."""
+
+    ckpt: Path | None = Field(None, description="checkpoint to run; none takes the one that ships")
+    data_dir: Path | None = Field(None, description=f"{dataset.DESCRIPTION}; none downloads CIFAR-100")
+    calibration_images: int = Field(
+        quantization.CALIBRATION_IMAGES, ge=1, description="training images that the ranges of int8 are taken from"
+    )
+    batch_sizes: tuple[PositiveInt, ...] = Field((1, 8, 32), min_length=1, description="images per batch")
+    repeats: int = Field(15, ge=3, description="timed batches per engine and batch size")
+    warm_up: int = Field(2, ge=1, description="batches before timing")
+    threads: int = Field(0, ge=0, description="CPU threads; 0 leaves torch's choice")
+    peers: bool = Field(True, description="run ONNX Runtime too; it takes the extra `onnx` and the package onnxruntime")
+    seed: int = Field(0, ge=0, description="draws the calibration images")
+
+
+def measure(config: RuntimesConfig) -> list[dict[str, Any]]:
+    """One result per engine and batch size; raises `EngineError`."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    path = config.ckpt or default_checkpoint_path()
+    manifest = load_checkpoint(path).manifest
+    source = dataset.source(config.data_dir)
+    images = dataset.drawn(source, manifest.preprocess.native_size, config.calibration_images, config.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        calls = dict(_engines(config, path, images, Path(folder)))
+        return [
+            {"checkpoint": manifest.name, "digest": manifest.digest, **row}
+            for size in config.batch_sizes
+            for row in _timed(config, calls, images[np.arange(size) % len(images)])
+        ]
+
+
+def _engines(config: RuntimesConfig, path: Path, images: Pixels, folder: Path) -> Iterator[tuple[Runner, Call]]:
+    """Everything that can run here; says what cannot, and why."""
+    threads, largest = torch.get_num_threads(), max(config.batch_sizes)
+    for name, changes in (("plain", {"keep_rate": 1.0}), ("FreqMerge", {})):
+        own = folder / name
+        own.mkdir()
+        for precision in PRECISIONS:
+            if missing := openvino_engine.why_not("cpu", precision):
+                print(f"OpenVINO, {precision}: not run: {missing}")
+                continue
+            checkpoint = load_checkpoint(path, **changes)
+            if precision == "int8":
+                engine = portable.create(*_artifact(checkpoint, own, images), largest, None, threads)
+            else:
+                engine = openvino_graph.create(checkpoint, precision, largest, None, threads)
+            yield Runner("OpenVINO", name, precision), engine.run
+        if config.peers:
+            written = onnx_graph.write(own, load_checkpoint(path, **changes))
+            yield Runner("ONNX Runtime", name, "fp32"), _onnx(written, threads)
+            yield Runner("ONNX Runtime", name, "int8"), _onnx(_quantized(written, images), threads)
+
+
+def _artifact(checkpoint: Checkpoint, folder: Path, images: Pixels) -> tuple[Path, Portable]:
+    """The artifact beside the checkpoint, where it is of this config, else a new one in the folder."""
+    beside = portable.path_beside(checkpoint.path)
+    try:
+        shipped = portable.read(beside)
+        portable.check_fits(beside, shipped, checkpoint.manifest, checkpoint.model.config)
+    except ArtifactError:
+        path = folder / beside.name
+        return path, quantization.write(path, checkpoint, images, f"{len(images)} training images")
+    return beside, shipped
+
+
+def _onnx(path: Path, threads: int) -> Call:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda images: session.run(None, {onnx_graph.INPUT: images})
+
+
+class _Reader:
+    """Calibration images one by one, as ONNX Runtime asks for them."""
+
+    def __init__(self, images: Pixels) -> None:
+        self._left = iter(images)
+
+    def get_next(self) -> dict[str, Pixels] | None:
+        image = next(self._left, None)
+        return None if image is None else {onnx_graph.INPUT: image[None]}
+
+
+def _quantized(path: Path, images: Pixels) -> Path:
+    """The file in ONNX Runtime's own int8: the products with weights, the head left out, as in our artifact."""
+    import onnx
+    from onnxruntime import quantization as own
+
+    graph = onnx.load(path).graph
+    weights = {weight.name for weight in graph.initializer}
+    linear = [node.name for node in graph.node if node.op_type in ("MatMul", "Gemm") and node.input[1] in weights]
+    out = path.with_suffix(".int8.onnx")
+    own.quantize_static(
+        path,
+        out,
+        _Reader(images),
+        quant_format=own.QuantFormat.QDQ,
+        activation_type=own.QuantType.QUInt8,
+        weight_type=own.QuantType.QInt8,
+        per_channel=True,
+        nodes_to_quantize=linear[:-1],
+    )
+    return out
+
+
+def _timed(config: RuntimesConfig, calls: Mapping[Runner, Call], images: Pixels) -> Iterator[dict[str, Any]]:
+    cpu = torch.device("cpu")
+    times = seconds(
+        {runner: _bound(call, images) for runner, call in calls.items()}, config.repeats, config.warm_up, cpu
+    )
+    for runner, own in times.items():
+        rates = [len(images) / second for second in own]
+        low, _, high = statistics.quantiles(rates, n=4)
+        yield {
+            **runner._asdict(),
+            "batch_size": len(images),
+            "images_per_s": statistics.median(rates),
+            "images_per_s_quartiles": [low, high],
+            "speed_up": _ratio(times[FIRST], own),
+            "gain": _ratio(times[runner._replace(model="plain")], own),
+            "repeats": config.repeats,
+        }
+
+
+def _bound(call: Call, images: Pixels) -> Callable[[], Any]:
+    return lambda: call(images)
+
+
+def _ratio(slower: Sequence[float], faster: Sequence[float]) -> float:
+    """Median of the ratios, turn by turn."""
+    return statistics.median(other / second for other, second in zip(slower, faster, strict=True))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line of the comparison."""
+    parsed = cli.parser(
+        "python -m training.runtimes",
+        "Time plain and merging models in every precision of this CPU, beside ONNX Runtime.",
+        RuntimesConfig,
+    ).parse_args(arguments)
+    config = RuntimesConfig(**cli.given(RuntimesConfig, parsed))
+    results = measure(config)
+    source = dataset.source(config.data_dir)
+    folder = records.folder(config.output_dir, config.record, source)
+    path = records.write(NAME, cli.command("training.runtimes", arguments), results, torch.device("cpu"), folder)
+    print(page(records.read(NAME, path.parent)))
+    print(f"recorded: {path}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

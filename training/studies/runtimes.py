@@ -1,0 +1,107 @@
+"""Runtimes and precisions on a CPU side by side: the table of `training.runtimes`, and whether the goals are met."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from training.studies.reports import NOT_RUN, table
+
+Entry = Mapping[str, Any]
+NAME = "runtimes"
+"""Of the records."""
+
+
+class Runner(NamedTuple):
+    """What runs a batch."""
+
+    runtime: Literal["OpenVINO", "ONNX Runtime"]
+    model: Literal["plain", "FreqMerge"]
+    precision: str
+
+
+FIRST = Runner("OpenVINO", "plain", "fp32")
+"""What the others are held against."""
+
+SPEED_UPS: dict[str, dict[int, float]] = {"bf16": {1: 2.0, 8: 2.7, 32: 2.8}, "int8": {1: 2.5, 8: 3.5, 32: 3.8}}
+"""By precision and batch size, how many times as fast as `FIRST` FreqMerge is to be on a CPU that has the precision."""
+GAINS = {1: 1.40, 8: 1.48, 32: 1.52}
+"""By batch size, how many times as fast as the plain model in the same precision FreqMerge is to be."""
+
+
+def page(entries: Sequence[Entry]) -> str:
+    """The table and what follows from it, or "not run"."""
+    if not entries:
+        return f"{NOT_RUN}\n"
+    lines = "".join(f"- {line}\n" for line in findings(entries))
+    return f"{table_of(entries)}\n{lines}\n{_source(entries[0])}\n"
+
+
+def table_of(entries: Sequence[Entry]) -> str:
+    """Images/s of every runner by batch size, with the ratio to the first."""
+    rows = []
+    for runner in dict.fromkeys(_runner(entry) for entry in entries):
+        own = [entry for entry in entries if _runner(entry) == runner]
+        rows.append([*runner, *(f"{entry['images_per_s']:.1f} ({entry['speed_up']:.2f}×)" for entry in own)])
+    return table(["runtime", "model", "precision", *(f"images/s, batch {size}" for size in _sizes(entries))], rows)
+
+
+def findings(entries: Sequence[Entry]) -> list[str]:
+    """The goals and what was reached, a line each."""
+    found = {(_runner(entry), entry["batch_size"]): entry for entry in entries}
+    ours = {
+        precision: {size: found[Runner("OpenVINO", "FreqMerge", precision), size] for size in _sizes(entries)}
+        for precision in dict.fromkeys(entry["precision"] for entry in entries if entry["runtime"] == "OpenVINO")
+    }
+    lines = [
+        _line(f"FreqMerge in {precision}, to the plain model in fp32", ours[precision], "speed_up", goals)
+        for precision, goals in SPEED_UPS.items()
+        if precision in ours
+    ]
+    lines += [
+        f"{precision}: not run, this processor does not have it." for precision in SPEED_UPS if precision not in ours
+    ]
+    lines += [
+        _line(f"FreqMerge to the plain model, both in {precision}", own, "gain", GAINS)
+        for precision, own in ours.items()
+    ]
+    if any(entry["runtime"] != "OpenVINO" for entry in entries):
+        lines.append("FreqMerge, OpenVINO's fastest precision to ONNX Runtime's: " + _ahead(entries) + ".")
+    return lines
+
+
+def _line(what: str, own: Mapping[int, Entry], field: str, goals: Mapping[int, float]) -> str:
+    cells = []
+    for size, entry in own.items():
+        goal = goals.get(size)
+        verdict = "" if goal is None else f" (goal {goal:.2f}: {'reached' if entry[field] >= goal else 'missed'})"
+        cells.append(f"{entry[field]:.2f} at batch {size}{verdict}")
+    return f"{what}: {', '.join(cells)}."
+
+
+def _ahead(entries: Sequence[Entry]) -> str:
+    cells = []
+    for size in _sizes(entries):
+        rates: dict[str, float] = {}
+        for entry in entries:
+            if entry["model"] == "FreqMerge" and entry["batch_size"] == size:
+                rates[entry["runtime"]] = max(rates.get(entry["runtime"], 0.0), entry["speed_up"])
+        cells.append(f"{rates['OpenVINO'] / rates['ONNX Runtime']:.2f} at batch {size}")
+    return ", ".join(cells)
+
+
+def _runner(entry: Entry) -> Runner:
+    return Runner(entry["runtime"], entry["model"], entry["precision"])
+
+
+def _sizes(entries: Sequence[Entry]) -> list[int]:
+    return sorted({entry["batch_size"] for entry in entries})
+
+
+def _source(first: Entry) -> str:
+    machine = first["machine"]
+    return (
+        f"`{first['command']}`, checkpoint `{first['checkpoint']}` ({first['digest'][:12]}), on {machine['device']}, "
+        f"{machine['threads']} threads; uint8 images in, host arrays out, medians of {first['repeats']} "
+        "batches in turns, ratios as the median of the ratios of each turn."
+    )
