@@ -5,17 +5,19 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
 
+Key = TypeVar("Key")
+
 
 def seconds(
-    calls: Mapping[str, Callable[[], Any]], repeats: int, warm_up: int, device: torch.device
-) -> dict[str, list[float]]:
+    calls: Mapping[Key, Callable[[], Any]], repeats: int, warm_up: int, device: torch.device
+) -> dict[Key, list[float]]:
     """Wall-clock seconds of each call, `repeats` times, the calls taking turns."""
-    found: dict[str, list[float]] = {name: [] for name in calls}
+    found: dict[Key, list[float]] = {name: [] for name in calls}
     for turn in range(warm_up + repeats):
         for name, call in calls.items():
             _wait(device)

@@ -384,7 +384,7 @@ def costs(entry: Entry) -> list[str]:
 
 def schedule(patches: int, left: Sequence[int]) -> str:
     """The patch tokens of a model and those left after each block, such as 196 → 137 → 96; long ones shortened."""
-    counts = list(dict.fromkeys([patches, *left]))
+    counts: list[int | str] = [*dict.fromkeys([patches, *left])]
     if len(counts) > 6:
         counts = [*counts[:2], "…", counts[-1]]
     return " → ".join(str(count) for count in counts)

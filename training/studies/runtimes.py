@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from training.studies.reports import NOT_RUN, table
 
@@ -15,8 +15,10 @@ NAME = "runtimes"
 class Runner(NamedTuple):
     """What runs a batch."""
 
-    runtime: Literal["OpenVINO", "ONNX Runtime"]
-    model: Literal["plain", "FreqMerge"]
+    runtime: str
+    """OpenVINO or ONNX Runtime."""
+    model: str
+    """plain or FreqMerge."""
     precision: str
 
 
