@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -46,13 +46,19 @@ def rates(
     """Throughput of every model on one batch of normalised images, timed in turns."""
     times = seconds({name: _call(model, images) for name, model in models.items()}, repeats, warm_up, device)
     first = next(iter(times.values()))
-    found = {}
-    for name, own in times.items():
-        per_s = [len(images) / one for one in own]
-        low, _, high = statistics.quantiles(per_s, n=4)
-        ratios = [other / one for other, one in zip(first, own, strict=True)]
-        found[name] = Rate(statistics.median(per_s), (low, high), statistics.median(ratios))
-    return found
+    return {name: rate(own, first, len(images)) for name, own in times.items()}
+
+
+def rate(own: Sequence[float], first: Sequence[float], images: int) -> Rate:
+    """Throughput from the seconds of each pass of so many images, beside those of the first model."""
+    per_s = [images / second for second in own]
+    low, _, high = statistics.quantiles(per_s, n=4)
+    return Rate(statistics.median(per_s), (low, high), ratio(first, own))
+
+
+def ratio(slower: Sequence[float], faster: Sequence[float]) -> float:
+    """How many times as fast the second is: the median of the ratios, pass by pass."""
+    return statistics.median(other / second for other, second in zip(slower, faster, strict=True))
 
 
 def _call(model: nn.Module, images: torch.Tensor) -> Callable[[], Any]:

@@ -6,7 +6,6 @@ what counts is the median of the ratios.
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +23,7 @@ from model.engines.choice import create_engine
 from model.engines.device import pick_device
 from model.engines.engine import KINDS, Engine
 from model.manifest import default_checkpoint_path
-from model.speed import seconds
+from model.speed import rate, seconds
 from training import cli
 from training.errors import TrainingError
 from training.measure import records
@@ -110,12 +109,11 @@ def summary(times: Mapping[str, Sequence[float]], size: int) -> dict[str, dict[s
     """Images/s of every engine, median and quartiles, and its speed-up over eager: the median of the ratios."""
     figures = {}
     for kind, own in times.items():
-        rates = [size / second for second in own]
-        low, _, high = statistics.quantiles(rates, n=4)
+        found = rate(own, times[REFERENCE], size)
         figures[kind] = {
-            "images_per_s": statistics.median(rates),
-            "images_per_s_quartiles": [low, high],
-            "speed_up": statistics.median(other / second for other, second in zip(times[REFERENCE], own, strict=True)),
+            "images_per_s": found.images_per_s,
+            "images_per_s_quartiles": list(found.quartiles),
+            "speed_up": found.speed_up,
         }
     return figures
 

@@ -7,7 +7,6 @@ OpenVINO.
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,13 +17,13 @@ import torch
 from jaxtyping import UInt8
 from pydantic import Field, PositiveInt
 
-from model.checkpoint import Checkpoint, load_checkpoint
+from model.checkpoint import Checkpoint, load_checkpoint, read_manifest
 from model.engines import onnx_graph, openvino_engine, openvino_graph, portable, quantization
 from model.engines.engine import Precision
 from model.engines.portable import Portable
 from model.errors import ArtifactError
 from model.manifest import default_checkpoint_path
-from model.speed import seconds
+from model.speed import rate, ratio, seconds
 from training import cli
 from training.data import dataset
 from training.measure import records
@@ -56,7 +55,7 @@ def measure(config: RuntimesConfig) -> list[dict[str, Any]]:
     if config.threads:
         torch.set_num_threads(config.threads)
     path = config.ckpt or default_checkpoint_path()
-    manifest = load_checkpoint(path).manifest
+    manifest = read_manifest(path)
     source = dataset.source(config.data_dir)
     images = dataset.drawn(source, manifest.preprocess.native_size, config.calibration_images, config.seed)
     with tempfile.TemporaryDirectory() as folder:
@@ -150,26 +149,20 @@ def _timed(config: RuntimesConfig, calls: Mapping[Runner, Call], images: Pixels)
         {runner: _bound(call, images) for runner, call in calls.items()}, config.repeats, config.warm_up, cpu
     )
     for runner, own in times.items():
-        rates = [len(images) / second for second in own]
-        low, _, high = statistics.quantiles(rates, n=4)
+        found = rate(own, times[FIRST], len(images))
         yield {
             **runner._asdict(),
             "batch_size": len(images),
-            "images_per_s": statistics.median(rates),
-            "images_per_s_quartiles": [low, high],
-            "speed_up": _ratio(times[FIRST], own),
-            "gain": _ratio(times[runner._replace(model="plain")], own),
+            "images_per_s": found.images_per_s,
+            "images_per_s_quartiles": list(found.quartiles),
+            "speed_up": found.speed_up,
+            "gain": ratio(times[runner._replace(model="plain")], own),
             "repeats": config.repeats,
         }
 
 
 def _bound(call: Call, images: Pixels) -> Callable[[], Any]:
     return lambda: call(images)
-
-
-def _ratio(slower: Sequence[float], faster: Sequence[float]) -> float:
-    """Median of the ratios, turn by turn."""
-    return statistics.median(other / second for other, second in zip(slower, faster, strict=True))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
