@@ -22,7 +22,7 @@ from service.http.disconnect import CancelledWhenGone
 from service.http.exchange import exchange_of
 from service.http.faults import Fault, bad_parameter
 from service.pictures import jobs
-from service.pictures.decoding import Costly
+from service.pictures.decoding import COSTLY_S, Costly
 from service.runtime.served import ServedModel
 from service.runtime.service import Service
 from service.store.image_store import StoredImage
@@ -93,7 +93,7 @@ async def _draw(service: Service, request: Request, stored: StoredImage, drawing
         async with CancelledWhenGone(request), asyncio.timeout(timeout_s):
             with exchange_of(request).stages.measure("draw"):
                 try:
-                    return await service.pool.run(job, defer=True)
+                    return await service.pool.run(job, within_s=COSTLY_S)
                 except Costly:
                     return await service.costly_pool.run(job, **jobs.by(service.workers, lambda: wanted))
     except TimeoutError:

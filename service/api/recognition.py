@@ -21,7 +21,7 @@ from service.http.deadline import Deadline
 from service.http.disconnect import WhenGone
 from service.http.exchange import exchange_of
 from service.pictures import jobs
-from service.pictures.decoding import Costly
+from service.pictures.decoding import COSTLY_S, QUICK_S, Costly
 from service.runtime.served import ServedModel
 from service.runtime.service import Service
 from service.store.image_store import StoredImage, stored_image
@@ -32,6 +32,9 @@ SHARE_BYTES = 1 << 18
 HAND_OVER_S = 0.02
 """How long a thread keeps decoded pictures of one request back, so that they reach the engine together."""
 
+
+QUICK_BYTES = 1 << 12
+"""The largest body whose picture may be decoded on the event loop: so few bytes are walked over in a millisecond."""
 
 _QUEUE_S, _COPY_S, _ENGINE_S = attrgetter("queue_s"), attrgetter("copy_s"), attrgetter("engine_s")
 
@@ -80,8 +83,9 @@ async def recognise_many(
     pictures = list(zip(range(len(uploads)), places.slots, uploads, strict=True))
     decodings = [_Decoding(service, model, pictures[first::count], files) for first in range(count)]
     with places:
-        for decoding in decodings:
-            service.pool.submit(decoding)
+        if not (len(uploads) == 1 and len(uploads[0].data) <= QUICK_BYTES and decodings[0].quickly()):
+            for decoding in decodings:
+                service.pool.submit(decoding)
         ends = await _ends(request, places)
     exchange_of(request).stages.add(
         "decode", min(decoding.began for decoding in decodings), max(decoding.ended for decoding in decodings)
@@ -117,7 +121,8 @@ class _Decoding:
     """A job for a worker thread: decodes pictures and hands their pixels straight to the batcher.
 
     Those that take no time to decode are handed over together: one by one they would run in small batches. Costly ones
-    are left to processes of their own. `files` receives each decoded picture under the number that `pictures` gives it.
+    are left to processes of their own; one that is not worth a thread is for `quickly`. `files` receives each decoded
+    picture under the number that `pictures` gives it.
     """
 
     def __init__(
@@ -134,6 +139,20 @@ class _Decoding:
         self._batcher = service.batcher
         self._native_size = model.native_size
 
+    def quickly(self) -> bool:
+        """Decodes the only picture at once, on the event loop, if it costs next to nothing; False if it does not.
+
+        So little memory is not counted: the event loop may not wait for it.
+        """
+        [(index, slot, upload)] = self._pictures
+        try:
+            pixels = self._decode(index, slot, upload, within_s=QUICK_S)
+        except Costly:
+            return False
+        if pixels is not None:
+            self._batcher.put(slot, pixels)
+        return True
+
     def __call__(self) -> None:
         """Decodes every picture whose caller has not left."""
         handed = time.perf_counter()
@@ -142,15 +161,12 @@ class _Decoding:
             if not slot.wanted:
                 continue
             try:
-                pixels = self._decode(index, upload, defer=True)
+                pixels = self._decode(index, slot, upload, budget=self._service.budget, within_s=COSTLY_S)
             except Costly:
                 self._service.costly_pool.submit(partial(self._decode_elsewhere, index, slot, upload))
                 continue
-            except Exception as error:  # whatever it is, the caller has to hear of it
-                self.ended = time.perf_counter()
-                self._batcher.fail(slot, error)
+            if pixels is None:
                 continue
-            self.ended = time.perf_counter()
             waiting.append((slot, pixels))
             if self.ended - handed >= HAND_OVER_S:
                 _hand_over(self._batcher, waiting)
@@ -161,20 +177,24 @@ class _Decoding:
         """The same for one costly picture, on a thread that may wait for a process."""
         if not slot.wanted:
             return
-        try:
-            pixels = self._decode(index, upload, **jobs.by(self._service.workers, lambda: slot.wanted))
-        except Exception as error:  # whatever it is, the caller has to hear of it
-            self.ended = time.perf_counter()
-            self._batcher.fail(slot, error)
-        else:
-            self.ended = time.perf_counter()
+        by = jobs.by(self._service.workers, lambda: slot.wanted)
+        pixels = self._decode(index, slot, upload, budget=self._service.budget, **by)
+        if pixels is not None:
             self._batcher.put(slot, pixels)
 
-    def _decode(self, index: int, upload: Upload, **costly: Any) -> NDArray[np.uint8]:
-        service = self._service
-        data = forms.picture_file(upload, service.settings.max_upload_bytes)
-        decoded = jobs.decode_file(data, service.settings, self._native_size, service.budget, **costly)
-        self._files[index] = decoded
+    def _decode(self, index: int, slot: Slot, upload: Upload, **how: Any) -> NDArray[np.uint8] | None:
+        """The pixels, None if the file was refused, of which its caller hears; raises `Costly`."""
+        settings = self._service.settings
+        try:
+            data = forms.picture_file(upload, settings.max_upload_bytes)
+            decoded = self._files[index] = jobs.decode_file(data, settings, self._native_size, **how)
+        except Costly:
+            raise
+        except Exception as error:  # whatever it is, the caller has to hear of it
+            self.ended = time.perf_counter()  # before it hears
+            self._batcher.fail(slot, error)
+            return None
+        self.ended = time.perf_counter()
         return decoded.pixels
 
 

@@ -1,8 +1,8 @@
 """Bytes from a stranger → a `Picture` that is safe to classify and to draw on.
 
 Checks run cheapest first: the first bytes against an allow-list, the file's structure and the size in its header
-against the limits, and only then the pixels. Everything here is blocking and belongs on a worker thread; Pillow
-releases the interpreter lock while it decodes. No state of Pillow is changed.
+against the limits, and only then the pixels. Everything here is blocking and belongs on a worker thread, but for
+pictures of `QUICK_S`; Pillow releases the interpreter lock while it decodes. No state of Pillow is changed.
 
 What may take long is not decoded here but by a process that can be ended (`service.pictures.decode_pool`).
 
@@ -40,6 +40,9 @@ _BRANDS = {b"avif": "an AVIF picture", b"avis": "an AVIF picture", b"mif1": "a H
 
 COSTLY_S = 0.4
 """From this cost on a picture is not decoded on a thread, which nothing could end."""
+
+QUICK_S = 0.0003
+"""Up to this cost, some 100 x 100 pixels, a picture is decoded sooner than a thread would begin with it."""
 
 PIXEL_BYTES = {"JPEG": 8, "PNG": 16, "WEBP": 25, "GIF": 16, "BMP": 16, "AVIF": 40}
 """Peak memory per decoded pixel, the most of all pixel types: the file's own pixels and copies on the way to RGB."""
@@ -79,7 +82,7 @@ Elsewhere = Callable[[Essence, str, int, PictureLimits], Picture]
 
 
 class Costly(Exception):
-    """Not a refusal: the picture is to be decoded by a worker process, and not from this thread."""
+    """Not a refusal: the picture is to be decoded elsewhere, for it takes longer than this thread may."""
 
 
 def decode(
@@ -91,13 +94,14 @@ def decode(
     max_full_pixels: int | None = None,
     budget: ByteBudget | None = None,
     elsewhere: Elsewhere | None = None,
-    defer: bool = False,
+    within_s: float | None = None,
 ) -> Picture:
     """The picture in `data`, with no more detail than a use at `keep_side` pixels on the longer side needs.
 
-    Waits until the budget has the bytes that decoding takes. A costly picture raises `Costly` with `defer`, else it
-    is given to `elsewhere`, or decoded here if there is no such place. Raises `EmptyBody`, `UnsupportedFormat`,
-    `TooLarge`, `TooCostly` (both from the header, before any pixel is read) or `Undecodable`.
+    Waits until the budget has the bytes that decoding takes. A picture that may cost more than `within_s` raises
+    `Costly`; else one of `COSTLY_S` is given to `elsewhere`, or decoded here if there is no such place. Raises
+    `EmptyBody`, `UnsupportedFormat`, `TooLarge`, `TooCostly` (both from the header, before any pixel is read) or
+    `Undecodable`.
     """
     found = _accepted_format(data)
     limits = PictureLimits(max_pixels, min(max_pixels, max_full_pixels or max_pixels), max_side)
@@ -115,10 +119,9 @@ def decode(
             f"{essence.height}; export or download it again"
         )
     _check_size(essence.width, essence.height, found, limits)
-    costly = essence.cost_s > COSTLY_S
-    if costly and defer:
+    if within_s is not None and essence.cost_s > within_s:
         raise Costly
-    if costly and elsewhere is not None:
+    if essence.cost_s > COSTLY_S and elsewhere is not None:
         with budget.hold_patiently(_costly_bytes(essence, found)) if budget else nullcontext():
             return elsewhere(essence, found, keep_side, limits)
     return decode_essence(essence, found, keep_side, limits, budget)

@@ -7,8 +7,9 @@ nothing has to be encoded while a request waits. `service.store.memory_store` is
 
 from __future__ import annotations
 
+import base64
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -19,6 +20,9 @@ from model.config import SCORE_NAMES, ScoreName
 
 ID_BYTES = 16
 """Randomness in an image id: whoever has not been told one cannot guess it."""
+
+IDS_DRAWN = 64
+"""Ids for which random bytes are drawn at once."""
 
 ENTRY_OVERHEAD_BYTES = 1024
 """What an entry costs beside its data: id, objects, two index entries."""
@@ -50,9 +54,16 @@ def stored_image(data: bytes, frequency_scores: NDArray[np.float32], source_maps
     return StoredImage(data, frequency_scores.copy(), source_maps.copy())
 
 
-def new_id() -> str:
-    """An id that nobody can guess."""
-    return secrets.token_urlsafe(ID_BYTES)
+def new_ids() -> Iterator[str]:
+    """Ids that nobody can guess, without end; for one store, on its event loop.
+
+    The operating system is asked for `IDS_DRAWN` at a time: to ask it lets go of the interpreter lock, which the thread
+    of the event loop would then have to wait for, at every picture.
+    """
+    while True:
+        drawn = secrets.token_bytes(ID_BYTES * IDS_DRAWN)
+        for start in range(0, len(drawn), ID_BYTES):
+            yield base64.urlsafe_b64encode(drawn[start : start + ID_BYTES]).rstrip(b"=").decode()
 
 
 class Held(NamedTuple):

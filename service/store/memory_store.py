@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from cachetools import TTLCache
 
-from service.store.image_store import Held, StoredImage, new_id
+from service.store.image_store import Held, StoredImage, new_ids
 
 
 class MemoryStore:
@@ -21,6 +21,7 @@ class MemoryStore:
         self.held = Held(0, 0)
         """What was kept after the last change: metrics read it on another thread, where the cache must not be asked."""
         self._max_images = max_images
+        self._ids = new_ids()
         self._max_bytes = max_bytes
         self._images: TTLCache[str, StoredImage] = TTLCache(
             max_bytes, ttl_s, timer=clock, getsizeof=lambda image: image.size_bytes
@@ -38,7 +39,7 @@ class MemoryStore:
     def _put(self, image: StoredImage) -> str | None:
         if self._max_images == 0 or image.size_bytes > self._max_bytes:
             return None
-        image_id = new_id()
+        image_id = next(self._ids)
         with self._images.timer:  # at one moment, or the image to pop might expire on its own before
             while len(self._images) >= self._max_images:
                 self._images.popitem()

@@ -22,7 +22,7 @@ from redis.exceptions import RedisError
 from service.errors import SettingsError, StoreUnreachable
 from service.settings import PREFIX, Settings
 from service.store.circuit_breaker import CircuitBreaker
-from service.store.image_store import StoredImage, new_id
+from service.store.image_store import StoredImage, new_ids
 from service.store.stored_bytes import packed, unpacked
 
 log = logging.getLogger(__name__)
@@ -58,6 +58,7 @@ class RedisStore:
         self._breaker = CircuitBreaker(FAILURES, PAUSE_S)
         self._silent_until = 0.0
         self._prefix = KEY_PREFIX
+        self._ids = new_ids()
 
     def serve(self, model: str) -> None:
         """Names the model: images of another one lie under other keys and are unknown."""
@@ -93,7 +94,7 @@ class RedisStore:
     async def _put(self, images: Sequence[StoredImage]) -> list[str | None]:
         if not images:
             return []
-        ids = [new_id() for _ in images]
+        ids = [next(self._ids) for _ in images]
 
         async def send() -> list[Any]:
             async with self._client.pipeline(transaction=False) as pipeline:

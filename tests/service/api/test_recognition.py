@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 from starlette.requests import Request
 
-from service.api.recognition import Recognised, recognise_many, run_pixels
+from service.api.recognition import QUICK_BYTES, Recognised, recognise_many, run_pixels
 from service.batching.batcher import Counts
 from service.batching.waiting import Answer
 from service.errors import DeadlineExceeded, EngineFailed, RequestError, TooLarge, Undecodable, UnsupportedFormat
@@ -143,4 +145,36 @@ async def test_a_bug_in_decoding_is_a_bug_and_not_a_refusal_of_the_picture(
     answer = await app.client.post("/classify", content=picture())
     problem(answer, 500, "internal")
     assert "LookupError" not in answer.text
+    assert app.service.batcher.counts == Counts(admitted=1, failed=1)
+
+
+@pytest.mark.parametrize(
+    ("files", "on_the_loop"),
+    [
+        pytest.param([picture(1)], True, id="small"),
+        pytest.param([picture(1), picture(2)], False, id="two small ones"),
+        pytest.param([picture(1, size=(200, 200))], False, id="few bytes that take longer"),
+        pytest.param([picture(1) + bytes(QUICK_BYTES)], False, id="small with much behind it"),
+    ],
+)
+async def test_one_picture_that_costs_next_to_nothing_is_decoded_without_a_thread(
+    start: Start, monkeypatch: pytest.MonkeyPatch, files: list[bytes], on_the_loop: bool
+) -> None:
+    decode_file, threads = jobs.decode_file, set[threading.Thread]()
+
+    def watched(*args: Any, **how: Any) -> jobs.Decoded:
+        decoded = decode_file(*args, **how)
+        threads.add(threading.current_thread())
+        return decoded
+
+    monkeypatch.setattr(jobs, "decode_file", watched)
+    app = await start()
+    assert await recognised(app, files) == [1, 2][: len(files)]
+    assert (threads == {threading.current_thread()}) == on_the_loop
+    assert app.service.batcher.counts == Counts(admitted=len(files), answered=len(files))
+
+
+async def test_a_small_picture_that_does_not_decode_is_refused_from_the_loop(start: Start) -> None:
+    app = await start()
+    assert await recognised(app, [picture(1)[:40]]) == [Undecodable]
     assert app.service.batcher.counts == Counts(admitted=1, failed=1)

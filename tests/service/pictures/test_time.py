@@ -139,8 +139,8 @@ def test_a_process_that_died_is_replaced() -> None:
 
 def test_a_costly_picture_is_deferred_before_it_waits_for_memory() -> None:
     with pytest.raises(decoding.Costly):
-        decoding.decode(saved(Image.new("RGB", (8, 8)), "AVIF"), **LIMITS, defer=True)
-    assert decoding.decode(saved(Image.new("RGB", (8, 8)), "PNG"), **LIMITS, defer=True).width == 8
+        decoding.decode(saved(Image.new("RGB", (8, 8)), "AVIF"), **LIMITS, within_s=decoding.COSTLY_S)
+    assert decoding.decode(saved(Image.new("RGB", (8, 8)), "PNG"), **LIMITS, within_s=decoding.QUICK_S).width == 8
 
 
 @settings(max_examples=60, deadline=None)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import secrets
+from itertools import islice
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.store.image_store import ENTRY_OVERHEAD_BYTES, Held, StoredImage, stored_image
+from service.store.image_store import ENTRY_OVERHEAD_BYTES, IDS_DRAWN, Held, StoredImage, new_ids, stored_image
 from service.store.memory_store import MemoryStore
 from tests.support.doubles import SCORES, SOURCE_MAPS
 
@@ -109,3 +113,17 @@ async def test_whatever_comes_the_limits_hold_and_the_bytes_add_up(puts: list[tu
     kept = [found for image_id in ids if image_id and (found := await store.get(image_id))]
     assert len(kept) == store.held.images
     assert store.held.size_bytes == sum(found.size_bytes for found in kept)
+
+
+def test_ids_differ_hold_128_bits_and_are_drawn_many_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    token_bytes, drawn = secrets.token_bytes, list[int]()
+
+    def counted(size: int) -> bytes:
+        drawn.append(size)
+        return token_bytes(size)
+
+    monkeypatch.setattr(secrets, "token_bytes", counted)
+    ids = list(islice(new_ids(), 2 * IDS_DRAWN + 1))
+    assert len(set(ids)) == len(ids)
+    assert all(re.fullmatch(r"[A-Za-z0-9_-]{22}", image_id) for image_id in ids)
+    assert drawn == [16 * IDS_DRAWN] * 3
