@@ -81,7 +81,10 @@ async def test_pictures_that_wait_for_memory_are_counted_and_make_the_service_no
     app = await start(decode_threads=8, decode_stall_after_s=0.01)  # threads to spare: nobody waits for one
     registry = app.service.metrics.registry
     with app.service.budget.hold(app.service.budget.limit):
-        asked = [asyncio.create_task(app.client.post("/classify", content=picture(value))) for value in (1, 2)]
+        asked = [
+            asyncio.create_task(app.client.post("/classify", content=picture(value, size=(200, 200))))
+            for value in (1, 2)
+        ]
         await until(lambda: app.service.budget.waiting == 2 and app.service.decode_wait_s > 0.01)
         assert registry.get_sample_value("freqmerge_decoding_memory_waiting_images") == 2
         answer = await app.client.get("/ready")
