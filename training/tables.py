@@ -18,7 +18,7 @@ from model.manifest import default_checkpoint_path
 from training import cli
 from training.measure import records
 from training.measure.fitting import cost
-from training.studies import picture_report, reports, runtimes, trained, verdicts
+from training.studies import breakdown, picture_report, reports, runtimes, trained, verdicts
 from training.studies.plan import STUDIES
 from training.studies.reports import table
 
@@ -150,6 +150,11 @@ def cpu(results: Path) -> str:
     return runtimes.page(_any(runtimes.NAME, results))
 
 
+def where_time_goes(results: Path) -> str:
+    """The time of one batch by the parts of the model."""
+    return breakdown.page(_any(breakdown.NAME, results))
+
+
 def study(name: str) -> Callable[[Path], str]:
     """The table of a study in full, for the docs."""
 
@@ -187,6 +192,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "parity": parity,
     "engines": engines,
     "runtimes": cpu,
+    "breakdown": where_time_goes,
     "by_picture": by_picture,
     "trained": compared,
     **{f"study_{name}": study(name) for name in STUDIES},
