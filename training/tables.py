@@ -244,12 +244,12 @@ def _source(entry: dict[str, Any]) -> str:
 
 def commands(training: Mapping[str, Any]) -> list[str]:
     """The commands that led to weights whose manifest says this of their training, the first one first."""
-    found, stage = [], training
-    while "command" in stage:
-        found.append(stage["command"])
-        start = stage.get("started_from", {})
-        stage = start.get("training", start)
-    return found[::-1]
+    if "command" not in training:
+        return []
+    start = training.get("started_from", {})
+    before = [start.get("training", start), *(member["training"] for member in training.get("averaged", ()))]
+    steps = [step for stage in before for step in commands(stage)]
+    return [*dict.fromkeys(steps), training["command"]]
 
 
 def pages(root: Path) -> list[Path]:

@@ -33,11 +33,14 @@ def unseen(training: Mapping[str, Any], load: Callable[[], Images]) -> Images | 
 
 
 def _stages(training: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The records of a training and of those before it that it was started from."""
-    stage: Mapping[str, Any] | None = training
-    while stage is not None:
-        yield stage
-        stage = stage.get("started_from", {}).get("training")
+    """The records of a training and of those before it that it was started from or is the mean of."""
+    if members := training.get("averaged"):  # the mean itself saw nothing
+        for member in members:
+            yield from _stages(member["training"])
+        return
+    yield training
+    if (before := training.get("started_from", {}).get("training")) is not None:
+        yield from _stages(before)
 
 
 def _split(stage: Mapping[str, Any]) -> Split | None:

@@ -54,6 +54,13 @@ def test_nothing_is_known_to_be_unseen_where_a_stage_may_have_seen_it(training):
     assert labels(training) is None
 
 
+def test_of_a_mean_only_what_every_one_of_its_checkpoints_held_out_is_unseen():
+    first, second = record(0.3), record(0.1, seed=7, val_seed=0, before=record(0.3))
+    mean = {"data": "pictures", "images": 35, "averaged": [{"training": first}, {"training": second}]}
+    assert set(labels(mean)) == set(held_out(0.3)) & set(held_out(0.1))
+    assert labels({**mean, "averaged": [{"training": first}, {"training": record(0.3, seed=1)}]}) is None
+
+
 def test_a_stage_on_other_data_saw_none_of_these_images():
     assert labels(record(0.2, before=record(0.0, seed=5, data="others"))) == held_out(0.2)
 
