@@ -186,7 +186,7 @@ def test_one_scrape_tells_of_every_replica_and_counts_no_image_twice(client: htt
 def test_the_dashboard_fills_as_that_of_a_single_process(cluster: Server, client: httpx.Client, tmp_path: Path) -> None:
     def traffic() -> None:
         for _ in range(4):
-            assert client.post("/classify", content=picture()).status_code == 200
+            assert client.post("/classify", content=picture(size=(200, 200))).status_code == 200  # worth a thread
         assert client.post("/classify", content=b"no picture").status_code == 415
 
     with prometheus_on(f"{HOST}:{cluster.port}", tmp_path, "1s") as prometheus:
