@@ -19,7 +19,7 @@ from model.config import Frozen
 from model.manifest import Manifest
 from training import cli
 from training.errors import WeightsError
-from training.run.pretrained import sha256
+from training.run.pretrained import origin
 
 
 class AverageConfig(Frozen):
@@ -92,15 +92,7 @@ def _record(checkpoints: Sequence[Checkpoint], command: str) -> dict[str, Any]:
         for key in ("data", "images")
         if key in trainings[0] and all(training.get(key) == trainings[0][key] for training in trainings)
     }
-    members = [
-        {
-            "file": checkpoint.path.name,
-            "sha256": sha256(checkpoint.path),
-            "digest": checkpoint.manifest.digest,
-            "training": checkpoint.manifest.training,
-        }
-        for checkpoint in checkpoints
-    ]
+    members = [origin(str(checkpoint.path), checkpoint.manifest.config.backbone) for checkpoint in checkpoints]
     return {"command": command, **shared, "averaged": members}
 
 
