@@ -44,8 +44,9 @@ serve: export FREQMERGE_ENGINE_CACHE ?= $(CURDIR)/.cache/engines
 serve: $(SERVE_READY) ## serve on port 8000 (HOST=, PORT= and any FREQMERGE_* setting override; FULL=1 brings torch)
 	@exec $(BIN)/python -m service
 
+# As many processes as the tests are sorted for: see tests/conftest.py.
 test: $(DEV_READY) ## run the tests (PYTEST_ARGS="-k heatmap" picks some)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 $(PYTEST_ARGS)
 
 lint: $(DEV_READY) ## check format, lint, types and the import contract
 	$(BIN)/ruff format --check .
