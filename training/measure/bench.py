@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -21,7 +22,7 @@ from model.speed import Rate, rates
 from model.vit.merging_vit import Stem
 from training.data import dataset
 from training.data.images import Images
-from training.measure import fitting, records
+from training.measure import fitting, kept, records
 from training.measure.scores import answers
 from training.measure.stems import Sharing, Stems
 
@@ -41,6 +42,11 @@ class BenchConfig(records.RecordConfig):
     batch_size: int = Field(500, ge=1, description="images per evaluation step")
     stem_gib: float = Field(
         6.0, ge=0, description="memory for the tokens before the first merging block, which most rows of a study share"
+    )
+    answers_dir: Path | None = Field(
+        None,
+        description="where the answers of every config are kept, about 4 MB for 10,000 images and 100 classes: a run "
+        "that was stopped goes on there, and others share them; none keeps nothing",
     )
     precision: Precision = Field("float32", description="float32, or autocast to bfloat16 or float16")
     repeats: int = Field(15, ge=3, description="timed passes per model and batch size")
@@ -85,13 +91,25 @@ class Bench:
         self.stage = InputStage(manifest.preprocess, self.checkpoint.model.config.image_size).to(self.device)
         self.images = images.take(torch.arange(min(config.images, len(images)))) if config.images else images
         self._stems = Stems(round(config.stem_gib * 2**30))
+        self._kept = kept.KeptAnswers(config.answers_dir) if config.answers_dir else None
 
     def model(self, config: ModelConfig) -> FreqMergeViT:
         """The checkpoint's weights under another merging config; raises `ConfigError` if it does not fit them."""
         return FreqMergeViT(self.vit, config).to(self.device).eval()
 
     def logits(self, config: ModelConfig, seed: int = 0) -> Float[Tensor, "count classes"]:
-        """Answers for every test image; the seed decides what strategies draw."""
+        """Answers for every test image, kept ones where there are any; the seed decides what strategies draw."""
+        if self._kept is None:
+            return self._measured(config, seed)
+        own = {"config": config.model_dump(mode="json"), "seed": seed, "batch_size": self.config.batch_size}
+        recipe = {**self.origin(), **own, **self._surroundings}
+        return self._kept.of(recipe, lambda: self._measured(config, seed))
+
+    @cached_property
+    def _surroundings(self) -> dict[str, str]:
+        return {"device": str(self.device), "pixels": kept.digest(self.images), **kept.surroundings()}
+
+    def _measured(self, config: ModelConfig, seed: int) -> Float[Tensor, "count classes"]:
         torch.manual_seed(seed)
         sharing = Sharing(Classifier(self.model(config), self.stage), self._stems)
         with self._autocast():

@@ -144,6 +144,16 @@ def test_memory_for_shared_tokens_is_bounded(config):
     assert len(embedded) == 4 + 2
 
 
+def test_a_study_that_runs_again_takes_the_answers_that_were_kept_and_records_the_same(config, tmp_path, monkeypatch):
+    chosen = config.replace(study="alpha", timing_batch=0, answers_dir=tmp_path / "answers")
+    (first,) = ablation.ablate(chosen, {}, "the command").values()
+    monkeypatch.setattr(ablation.Bench, "_measured", lambda *_: pytest.fail("measured again"))
+    (again,) = ablation.ablate(chosen, {}, "the command").values()
+    assert again == first
+    with pytest.raises(pytest.fail.Exception, match="measured again"):
+        ablation.ablate(chosen.replace(images=50), {}, "the command")
+
+
 def test_at_a_budget_every_method_costs_the_same(config):
     chosen = config.replace(study="budget", strategies=("random", "tofu"), timing_batch=0, tolerance=0.08)
     (entries,) = ablation.ablate(chosen, {}, "the command").values()
