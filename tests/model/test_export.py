@@ -1,11 +1,10 @@
 import json
-import subprocess
-import sys
 
 import pytest
 
 from model.engines.classifier import DTYPES
 from tests.model.engines.operators import facts
+from tests.support import forked
 from tests.support.paths import MINI
 
 FORBIDDEN = ("scatter", "gather", "fft", "index", "cumsum", "sort")
@@ -16,8 +15,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def programs():
-    program = [sys.executable, "-m", "tests.model.engines.one_graph", str(MINI)]
-    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    done = forked.run("-m", "tests.model.engines.one_graph", MINI)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -57,8 +55,7 @@ def test_the_same_check_refuses_a_model_that_gathers_scatters_and_transforms(pro
 
 
 def test_exported_on_cuda_the_graph_has_the_same_operators_and_nothing_of_it_falls_to_the_cpu():
-    program = [sys.executable, "-m", "tests.model.engines.cuda_graph"]
-    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    done = forked.run("-m", "tests.model.engines.cuda_graph")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert len(told["cuda"]) > 300

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ from PIL import Image
 from model.checkpoint import save_checkpoint
 from model.images.prepare import Preprocess
 from tests.model.tiny import tiny
+from tests.support import forked
 
 EXPORT = """
 import sys
@@ -40,8 +39,7 @@ def export(folder: Path, seed: int = 0) -> tuple[Path, list[str]]:
         picture = Image.fromarray(pixels.transpose(1, 2, 0))
         picture.save(folder / "pictures" / ("deep" if number % 2 else "") / f"{number}.png")
     (folder / "pictures" / "notes.txt").write_text("no picture")
-    command = [sys.executable, "-c", EXPORT, str(path), str(folder / "pictures"), str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = forked.run("-c", EXPORT, path, folder / "pictures", folder)
     if done.returncode:
         raise RuntimeError(done.stderr)
     return path, done.stdout.splitlines()

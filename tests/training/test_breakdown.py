@@ -1,9 +1,7 @@
-import subprocess
-import sys
-
 import pytest
 
 from model.engines import openvino_engine
+from tests.support import forked
 from training.measure import records
 from training.measure.graph_parts import MERGING, OTHER, PARTS
 from training.studies import breakdown
@@ -11,17 +9,7 @@ from training.studies import breakdown
 
 def run(folder, *flags):
     """The command in a process of its own: the shape checks here cannot be exported."""
-    command = [
-        sys.executable,
-        "-m",
-        "training.breakdown",
-        "--output_dir",
-        str(folder),
-        "--threads",
-        "1",
-        *map(str, flags),
-    ]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return forked.run("-m", "training.breakdown", "--output_dir", folder, "--threads", 1, *flags)
 
 
 @pytest.mark.slow

@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -10,6 +8,7 @@ from PIL import Image
 from model import load_checkpoint, save_checkpoint
 from model.labels import CLASS_NAMES
 from tests.model.tiny import tiny
+from tests.support import forked
 from training import evaluate
 from training.data import dataset
 from training.evaluate import EvaluateConfig, report
@@ -145,4 +144,4 @@ def test_what_cannot_be_evaluated_ends_with_one_clear_line_and_code_two(
 
 
 def _run(module, flags):
-    return subprocess.run([sys.executable, "-m", module, *flags.split()], capture_output=True, text=True, check=False)
+    return forked.run("-m", module, *flags.split())

@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import pytest
 
 from model import load_checkpoint
@@ -8,6 +5,7 @@ from model.engines import openvino_engine, portable
 from model.engines.choice import create_engine
 from model.engines.portable import Accuracy
 from model.errors import ArtifactError
+from tests.support import forked
 from training import quantize
 from training.measure import records
 from training.quantize import QuantizeConfig
@@ -20,8 +18,7 @@ def quantized(trained, data_dir, tmp_path_factory):
     path = folder / trained.name
     path.write_bytes(trained.read_bytes())
     flags = ["--ckpt", path, "--data_dir", data_dir, "--output_dir", folder, "--calibration_images", "40"]
-    command = [sys.executable, "-m", "training.quantize", *map(str, flags), "--threads", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = forked.run("-m", "training.quantize", *flags, "--threads", "1")
     assert done.returncode == 0, done.stderr
     return path, done.stdout
 

@@ -1,9 +1,7 @@
-import subprocess
-import sys
-
 import pytest
 
 from model.engines import openvino_engine
+from tests.support import forked
 from training.measure import records
 from training.studies import runtimes
 
@@ -13,9 +11,8 @@ def measured(trained, data_dir, tmp_path_factory):
     """The command in a process of its own: the shape checks here cannot be exported."""
     folder = tmp_path_factory.mktemp("runtimes")
     flags = ["--ckpt", trained, "--data_dir", data_dir, "--output_dir", folder, "--calibration_images", "20"]
-    command = [sys.executable, "-m", "training.runtimes", *map(str, flags), "--threads", "1"]
-    command += ["--batch_sizes", "1", "3", "--repeats", "3", "--warm_up", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    flags += ["--threads", 1, "--batch_sizes", 1, 3, "--repeats", 3, "--warm_up", 1]
+    done = forked.run("-m", "training.runtimes", *flags)
     assert done.returncode == 0, done.stderr
     return records.read(runtimes.NAME, folder / "results"), done.stdout
 

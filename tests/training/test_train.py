@@ -1,7 +1,5 @@
 import json
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -9,6 +7,7 @@ import torch
 from PIL import Image
 
 from model import load_checkpoint
+from tests.support import forked
 from training import train
 from training.config import TrainConfig
 from training.data import dataset
@@ -183,8 +182,7 @@ def test_the_command_trains_from_flags(data_dir, tmp_path):
         "--backbone vit_tiny_patch16_224 --backbone_args patch_size=8 embed_dim=32 depth=2 num_heads=2 --no_amp "
         "--merge_layers 0 1 --alpha 0.5 --keep_rate 0.8 --hpf_radius 1"
     )
-    program = [sys.executable, "-m", "training.train", *flags.split()]
-    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    done = forked.run("-m", "training.train", *flags.split())
     assert done.returncode == 0, done.stderr
     assert "images/s" in done.stderr
     assert (
@@ -198,8 +196,7 @@ def test_the_command_trains_from_flags(data_dir, tmp_path):
 
 
 def test_a_wrong_flag_value_ends_with_one_clear_line_and_code_two(tmp_path):
-    program = [sys.executable, "-m", "training.train", "--data_dir", str(tmp_path), "--keep_rate", "7"]
-    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    done = forked.run("-m", "training.train", "--data_dir", tmp_path, "--keep_rate", 7)
     assert done.returncode == 2
     assert done.stderr == "error: keep_rate: expected 0.5 to 1, found 7.0\n"
 

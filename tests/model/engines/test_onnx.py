@@ -1,5 +1,4 @@
 import json
-import subprocess
 import sys
 from dataclasses import replace
 
@@ -17,6 +16,7 @@ from model.errors import EngineError
 from model.images.prepare import Preprocess
 from service.api.oip import metadata
 from tests.model.tiny import tiny
+from tests.support import forked
 from tests.support.doubles import FakeEngine, served
 
 PROGRAM = """
@@ -61,7 +61,7 @@ def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("onnx")
     save_checkpoint(folder / "tiny.safetensors", tiny(), preprocess=Preprocess(native_size=16))
     paths = [str(folder / name) for name in ("tiny.safetensors", *FOLDERS)]
-    done = subprocess.run([sys.executable, "-c", PROGRAM, *paths], capture_output=True, text=True, check=False)
+    done = forked.run("-c", PROGRAM, *paths)
     assert done.returncode == 0, done.stderr
     return folder, done.stdout.splitlines()
 

@@ -29,6 +29,7 @@ SIGNALLED = """
 import os, signal, sys
 from pathlib import Path
 from model.engines.openvino_engine import OpenVINOEngine
+from tests.support import forked
 
 compiled = Path(sys.argv[1]).read_bytes()
 first, second = (OpenVINOEngine(compiled, 16, 17, 1) for _ in range(2))
@@ -45,9 +46,7 @@ def built(tmp_path_factory):
     folder = tmp_path_factory.mktemp("openvino")
     path = folder / "tiny.safetensors"
     save_checkpoint(path, tiny(), preprocess=Preprocess(native_size=16))
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(path), str(folder)], capture_output=True, text=True, check=False
-    )
+    done = forked.run("-c", PROGRAM, path, folder)
     assert done.returncode == 0, done.stderr
     return path, folder, done.stdout.splitlines()
 

@@ -1,12 +1,11 @@
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
 
 from model import ModelConfig, build, load_checkpoint
 from model.merging.strategies import STRATEGIES, of_role
+from tests.support import forked
 from training import ablation, budget, cli, tables
 from training.errors import BudgetError
 from training.measure import fitting, records
@@ -205,9 +204,7 @@ def test_the_seeds_command_runs_every_study_and_leaves_its_files(trained, data_d
         "--threads 1 --timing_batch 2 --repeats 3 --warm_up 1 --budgets 0.8 --alphas 0 0.7 --radii 1 "
         "--tolerance 0.2 --seeds 2"
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "training.ablation", *flags.split()], capture_output=True, text=True, check=False
-    )
+    done = forked.run("-m", "training.ablation", *flags.split())
     assert done.returncode == 0, done.stderr
     told = json.loads((tmp_path / "logs" / "ablation_results.json").read_text())
     assert set(told) == set(plan.STUDIES)
