@@ -82,6 +82,7 @@ class OpenVINOEngine:
         self.max_batch_size = max_batch_size
         self.native_size = native_size
         self.precision = precision
+        self._sizes_run: set[int] = set()
         runtime = core()
         try:
             loaded = runtime.import_model(engine, "CPU", _options(threads, precision))
@@ -91,8 +92,8 @@ class OpenVINOEngine:
             raise EngineError(f"openvino: the engine could not be loaded: {error}") from error
 
     def warm_up(self) -> None:
-        """Runs the smallest and the largest batch."""
-        for size in (1, self.max_batch_size):
+        """Runs the smallest and the largest batch, each unless a batch of that size has run before."""
+        for size in sorted({1, self.max_batch_size} - self._sizes_run):
             self.run(np.zeros((size, 3, self.native_size, self.native_size), np.uint8))
 
     def run(self, images: UInt8[np.ndarray, "batch 3 native native"]) -> EngineOutput:
@@ -102,6 +103,7 @@ class OpenVINOEngine:
             logits, scores, owners = self._request.infer([np.ascontiguousarray(images, self._taken)]).values()
         except Exception as error:  # OpenVINO raises RuntimeError and its own types; callers need one
             raise EngineError(f"openvino engine on cpu failed on {len(images)} images: {error}") from error
+        self._sizes_run.add(len(images))
         return EngineOutput(logits, scores, owners)
 
 

@@ -13,6 +13,7 @@ from model.engines.engine import Engine
 from model.errors import EngineError
 from model.images.prepare import Preprocess
 from tests.model.tiny import tiny
+from tests.support import forked
 
 PROGRAM = """
 import sys
@@ -29,7 +30,6 @@ SIGNALLED = """
 import os, signal, sys
 from pathlib import Path
 from model.engines.openvino_engine import OpenVINOEngine
-from tests.support import forked
 
 compiled = Path(sys.argv[1]).read_bytes()
 first, second = (OpenVINOEngine(compiled, 16, 17, 1) for _ in range(2))
@@ -103,6 +103,18 @@ def test_a_batch_of_another_shape_is_refused(built):
         taken.run(pictures(18))
     with pytest.raises(EngineError, match="found float32"):
         taken.run(np.zeros((1, 3, 16, 16), np.float32))
+
+
+@pytest.mark.slow
+def test_warming_up_runs_the_smallest_and_the_largest_batch_once(built, monkeypatch):
+    _, folder, _ = built
+    engine = openvino_engine.OpenVINOEngine(sorted(folder.glob("*.engine"))[0].read_bytes(), 16, 17, 1)
+    sizes, run = [], engine.run
+    monkeypatch.setattr(engine, "run", lambda images: (sizes.append(len(images)), run(images))[1])
+    engine.run(pictures(17))
+    engine.warm_up()
+    engine.warm_up()
+    assert sizes == [17, 1]
 
 
 @pytest.mark.slow
