@@ -24,6 +24,9 @@ FORM_OVERHEAD_BYTES = 64 * 1024
 KIB = 1 << 10
 MIB = 1 << 20
 
+CPU_BATCH_SIZE = 8
+"""Most images of one batch on a CPU: more at once are no faster there, keep the first waiting and take memory each."""
+
 _SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_\d+_(TCP|UDP|SCTP)(_\w+)?$")
 
 _REDIS = re.compile(
@@ -135,7 +138,9 @@ class Settings(BaseSettings):
     )
 
     # batches and queue
-    max_batch_size: int = Field(32, ge=1, le=1024, description="most images of one batch")
+    max_batch_size: int = Field(
+        32, ge=1, le=1024, description=f"most images of one batch; without this setting {CPU_BATCH_SIZE} on a CPU"
+    )
     max_queue_delay_s: float = Field(
         0, ge=0, le=10, description="how long a free engine holds a batch that is not full; 0 never waits"
     )
@@ -365,6 +370,12 @@ class Settings(BaseSettings):
     def max_images_per_request(self) -> int:
         """Most pictures of one request: more than the queue holds could never be admitted."""
         return min(self.max_batch_files, self.max_queue_size)
+
+    def max_batch_size_on(self, device: Literal["cpu", "cuda"]) -> int:
+        """The most images of one batch on such a device: what was set, or the default there."""
+        if device == "cpu" and "max_batch_size" not in self.model_fields_set:
+            return CPU_BATCH_SIZE
+        return self.max_batch_size
 
     @property
     def allowed_origins(self) -> list[str]:

@@ -36,6 +36,7 @@ def _load(settings: Settings) -> ServedModel:
     # These two import torch, which takes seconds: here, on the engine thread, while the socket already answers.
     from model.checkpoint import load_checkpoint
     from model.engines.choice import create_engine
+    from model.engines.device import pick_device
 
     path = settings.checkpoint or default_checkpoint_path()
     checkpoint = load_checkpoint(path, **settings.config_overrides)
@@ -43,7 +44,7 @@ def _load(settings: Settings) -> ServedModel:
         checkpoint,
         settings.engine,
         settings.device,
-        settings.max_batch_size,
+        settings.max_batch_size_on("cpu" if pick_device(settings.device).type == "cpu" else "cuda"),
         settings.threads,
         settings.precision,
         settings.engine_cache,

@@ -26,7 +26,7 @@ def load(settings: Settings) -> ServedModel:
     engine = portable.create(
         path,
         shipped,
-        settings.max_batch_size,
+        settings.max_batch_size_on("cpu"),
         settings.engine_cache,
         settings.threads or usable_cpus(),
         f"openvino: {shipped.precision}, which needs no torch; torch is not installed",

@@ -33,6 +33,13 @@ def test_the_environment_is_read_whatever_its_case(monkeypatch: pytest.MonkeyPat
     assert found.config_overrides == {"keep_rate": 1.0}
 
 
+def test_batches_are_small_on_a_cpu_unless_a_size_was_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (read_settings().max_batch_size_on("cpu"), read_settings().max_batch_size_on("cuda")) == (8, 32)
+    assert read_settings(max_batch_size=4).max_batch_size_on("cpu") == 4
+    monkeypatch.setenv("FREQMERGE_MAX_BATCH_SIZE", "32")
+    assert read_settings().max_batch_size_on("cpu") == 32
+
+
 def test_an_argument_wins_over_the_environment_and_none_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FREQMERGE_PORT", "9000")
     assert read_settings(port="9001").port == 9001
