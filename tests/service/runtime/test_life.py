@@ -7,6 +7,7 @@ import threading
 from collections.abc import Awaitable, Callable
 
 import httpx
+import psutil
 import pytest
 
 from model.errors import EngineError
@@ -187,3 +188,20 @@ async def test_a_stall_that_lasts_ends_the_service(
     assert str(app.service.failure).startswith("the engine hangs: one batch has been running for")
     problem(await waiting, 503, "not_ready")
     engine.release()
+
+
+async def test_what_loading_the_model_has_freed_goes_back_to_the_system() -> None:
+    resident = psutil.Process().memory_info
+    before, after_loading = resident().rss, []
+
+    def wasteful(settings: Settings) -> ServedModel:
+        blocks = [bytes(2000) for _ in range(100_000)]
+        kept.append(bytes(2000))  # above them all: the heap cannot shrink from its end
+        after_loading.append(resident().rss)
+        del blocks
+        return served(FakeEngine())
+
+    kept: list[bytes] = []
+    async with running(wasteful):
+        assert after_loading[0] - before > 150 << 20
+        assert resident().rss - before < 100 << 20
