@@ -24,7 +24,7 @@ from model import files
 from model._version import __version__
 from model.config import ModelConfig
 from model.errors import CheckpointError, ConfigError
-from model.images.prepare import Preprocess
+from model.images.preprocess import Preprocess
 from model.labels import CLASS_NAMES, SUPERCLASSES
 from model.manifest import FORMAT, METADATA_KEY, Manifest
 from model.vit.merging_vit import FreqMergeViT, build

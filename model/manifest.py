@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from model.config import Frozen, ModelConfig
 from model.errors import CheckpointError, ConfigError
-from model.images.prepare import Preprocess
+from model.images.preprocess import Preprocess
 
 FORMAT = 1
 METADATA_KEY = "freqmerge"

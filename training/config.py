@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from model.config import Frozen
-from model.images.prepare import Filter
+from model.images.preprocess import Filter
 
 RAND_AUGMENT = re.compile(r"rand(-(m|n|mmax|inc)\d+|-(p|mstd)\d*\.?\d+|-t[a-z0-9]+)*")
 

@@ -14,7 +14,7 @@ from model import ModelConfig
 from model.config import Frozen
 from model.engines.device import pick_device
 from model.images.input_stage import InputStage
-from model.images.prepare import Preprocess
+from model.images.preprocess import Preprocess
 from training import cli
 from training.config import TrainConfig
 from training.data import dataset

@@ -17,7 +17,7 @@ from torch import Tensor
 from model import ModelConfig, build, speed
 from model.engines.device import pick_device
 from model.images.input_stage import InputStage
-from model.images.prepare import Preprocess
+from model.images.preprocess import Preprocess
 from training import cli
 from training.measure import records
 from training.run import arithmetic

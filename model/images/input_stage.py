@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from model.images.prepare import Filter, Preprocess
+from model.images.preprocess import Filter, Preprocess
 from model.precision import in_full
 
 

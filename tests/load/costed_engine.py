@@ -79,7 +79,7 @@ def costed_loader(cost: Cost) -> ModelLoader:
 
     def load(settings: Settings) -> ServedModel:
         from model.config import ModelConfig
-        from model.images.prepare import Preprocess
+        from model.images.preprocess import Preprocess
         from model.labels import CLASS_NAMES, SUPERCLASSES
         from model.manifest import Manifest
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from model import load_checkpoint, save_checkpoint
 from model.checkpoint import read_manifest
 from model.errors import CheckpointError, ConfigError
-from model.images.prepare import Preprocess
+from model.images.preprocess import Preprocess
 from model.labels import CLASS_NAMES
 from model.manifest import METADATA_KEY
 from tests.model.tiny import images, tiny

@@ -13,7 +13,7 @@ from PIL import Image
 from model.config import ModelConfig
 from model.engines.engine import EngineOutput, Precision
 from model.errors import EngineError
-from model.images.prepare import Preprocess
+from model.images.preprocess import Preprocess
 from model.labels import CLASS_NAMES, SUPERCLASSES
 from model.manifest import Manifest
 from service.runtime.loading import ModelLoader

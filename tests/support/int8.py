@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model.checkpoint import save_checkpoint
-from model.images.prepare import Preprocess
+from model.images.preprocess import Preprocess
 from tests.model.tiny import tiny
 from tests.support import forked
 

@@ -4,7 +4,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from model.images.input_stage import InputStage
-from model.images.prepare import Preprocess
+from model.images.preprocess import Preprocess
 from tests.support.fake_cuda import fake_cuda
 from training import distributed, train
 from training.config import TrainConfig

@@ -4,7 +4,7 @@ import pytest
 
 from model import save_checkpoint
 from model.errors import ConfigError
-from model.images.prepare import Preprocess
+from model.images.preprocess import Preprocess
 from tests.model.tiny import tiny
 from training import engines, tables
 from training.engines import EnginesConfig

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from model import ModelConfig
-from model.images.prepare import Preprocess
+from model.images.preprocess import Preprocess
 from training import loader, train
 from training.config import TrainConfig
 from training.data import dataset

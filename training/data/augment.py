@@ -14,7 +14,7 @@ from timm.data.mixup import Mixup
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor, nn
 
-from model.images.prepare import Preprocess
+from model.images.preprocess import Preprocess
 from training.config import TrainConfig
 from training.data.images import Targets
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from model.images.prepare import Preprocess
+from model.images.preprocess import Preprocess
 from training import distributed
 from training.config import TrainConfig
 from training.data import randaugment

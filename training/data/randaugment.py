@@ -16,7 +16,7 @@ from timm.data.auto_augment import rand_augment_transform
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from model.images.prepare import Preprocess
+from model.images.preprocess import Preprocess
 
 
 class RandAugmented(Dataset[Tensor]):

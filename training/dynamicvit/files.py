@@ -12,7 +12,7 @@ from typing import Any
 
 from model import build, checkpoint, save_checkpoint
 from model.errors import CheckpointError
-from model.images.prepare import Preprocess
+from model.images.preprocess import Preprocess
 from model.manifest import Manifest
 from training.data.images import Classes
 from training.dynamicvit.model import DynamicConfig, DynamicViT

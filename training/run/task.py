@@ -20,7 +20,7 @@ from model.checkpoint import Checkpoint
 from model.engines.classifier import Classifier
 from model.errors import ConfigError
 from model.images.input_stage import InputStage
-from model.images.prepare import Preprocess
+from model.images.preprocess import Preprocess
 from training.config import TrainConfig
 from training.data import dataset
 from training.data.dataset import Source

@@ -1,7 +1,7 @@
 import pytest
 
 from model import load_checkpoint, save_checkpoint
-from model.images.prepare import Preprocess
+from model.images.preprocess import Preprocess
 from tests.model.tiny import tiny
 
 

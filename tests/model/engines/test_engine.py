@@ -12,7 +12,7 @@ from model.engines.engine import EngineOutput
 from model.engines.torch_engine import TorchEngine, bucket_sizes
 from model.errors import EngineError
 from model.images.input_stage import InputStage
-from model.images.prepare import Preprocess
+from model.images.preprocess import Preprocess
 from tests.model.tiny import tiny
 
 

@@ -12,7 +12,7 @@ from model.engines.choice import create_engine
 from model.engines.engine import EngineOutput
 from model.engines.portable import Accuracy
 from model.errors import ArtifactError, EngineError
-from model.images.prepare import Preprocess
+from model.images.preprocess import Preprocess
 from tests.model.tiny import tiny
 from tests.support.int8 import pictures
 

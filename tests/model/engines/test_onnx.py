@@ -13,7 +13,7 @@ from model.engines import agreement, onnx_graph
 from model.engines.choice import create_engine
 from model.engines.engine import EngineOutput
 from model.errors import EngineError
-from model.images.prepare import Preprocess
+from model.images.preprocess import Preprocess
 from service.api.oip import metadata
 from tests.model.tiny import tiny
 from tests.support import forked

@@ -11,7 +11,7 @@ from model.engines import openvino_engine, openvino_graph
 from model.engines.choice import create_engine
 from model.engines.engine import Engine
 from model.errors import EngineError
-from model.images.prepare import Preprocess
+from model.images.preprocess import Preprocess
 from tests.model.tiny import tiny
 from tests.support import forked
 

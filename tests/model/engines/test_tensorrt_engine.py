@@ -15,7 +15,7 @@ from model.engines import artifact, tensorrt_engine
 from model.engines.choice import create_engine
 from model.engines.torch_engine import TorchEngine
 from model.errors import EngineError
-from model.images.prepare import Preprocess
+from model.images.preprocess import Preprocess
 from tests.model.tiny import tiny
 from tests.support.fake_cuda import FakeCuda, fake_cuda
 from tests.support.standin_tensorrt import MAGIC, Fault, install

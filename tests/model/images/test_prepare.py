@@ -6,7 +6,8 @@ from PIL import Image
 
 from model.errors import ConfigError, ImageError
 from model.images.input_stage import InputStage
-from model.images.prepare import Preprocess, center_square, prepare_image
+from model.images.prepare import center_square, prepare_image
+from model.images.preprocess import Preprocess
 
 
 def test_the_centred_square_of_a_wide_and_of_a_tall_picture():

@@ -23,3 +23,15 @@ sys.exit(__main__.main(["--host", "127.0.0.1", "--port", "0"]))
 def test_the_tensor_library_is_not_imported_before_the_socket_listens() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.stdout, done.returncode) == ("True []\n", 0), done.stderr
+
+
+DECODER = """
+import sys
+from service.pictures import decode_process
+print(sorted({"pydantic", "fastapi", "starlette", "uvicorn", "openvino", "torch"} & set(sys.modules)))
+"""
+
+
+def test_a_process_that_decodes_imports_nothing_of_the_web_and_no_settings() -> None:
+    done = subprocess.run([sys.executable, "-c", DECODER], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n", "two of them stay in memory beside the service"

@@ -7,7 +7,7 @@ import pytest
 from model.checkpoint import load_checkpoint, save_checkpoint
 from model.engines import portable
 from model.errors import FreqMergeError
-from model.images.prepare import Preprocess
+from model.images.preprocess import Preprocess
 from service.runtime import torchless
 from service.runtime.loading import load_model
 from service.settings import Settings

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from model.checkpoint import save_checkpoint
-from model.images.prepare import Preprocess
+from model.images.preprocess import Preprocess
 from model.labels import CLASS_NAMES
 from tests.docker.files import panel_queries
 from tests.docker.scraping import PATIENCE_S, data, prometheus_on

@@ -5,7 +5,7 @@ from model import ModelConfig, load_checkpoint, macs, save_checkpoint
 from model.checkpoint import read_manifest
 from model.errors import BackboneError, CheckpointError, ConfigError
 from model.images.input_stage import InputStage
-from model.images.prepare import Preprocess
+from model.images.preprocess import Preprocess
 from tests.model.tiny import images, tiny
 from training import train
 from training.config import TrainConfig

@@ -3,7 +3,7 @@ import torch
 
 from model import build, load_checkpoint
 from model.images.input_stage import InputStage
-from model.images.prepare import Preprocess
+from model.images.preprocess import Preprocess
 from training import train
 from training.config import TrainConfig
 from training.data import dataset

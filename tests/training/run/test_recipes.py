@@ -8,7 +8,7 @@ from model import build, load_checkpoint, save_checkpoint
 from model.engines.classifier import Classifier
 from model.errors import CheckpointError, ConfigError
 from model.images.input_stage import InputStage
-from model.images.prepare import Preprocess
+from model.images.preprocess import Preprocess
 from training import train
 from training.config import TrainConfig
 from training.data.augment import Augmentation, seed_everything
