@@ -371,8 +371,8 @@ class Settings(BaseSettings):
         """Most pictures of one request: more than the queue holds could never be admitted."""
         return min(self.max_batch_files, self.max_queue_size)
 
-    def max_batch_size_on(self, device: Literal["cpu", "cuda"]) -> int:
-        """The most images of one batch on such a device: what was set, or the default there."""
+    def max_batch_size_on(self, device: str) -> int:
+        """The most images of one batch on a device of this type, cpu or cuda: what was set, or the default there."""
         if device == "cpu" and "max_batch_size" not in self.model_fields_set:
             return CPU_BATCH_SIZE
         return self.max_batch_size

@@ -44,7 +44,7 @@ def _load(settings: Settings) -> ServedModel:
         checkpoint,
         settings.engine,
         settings.device,
-        settings.max_batch_size_on("cpu" if pick_device(settings.device).type == "cpu" else "cuda"),
+        settings.max_batch_size_on(pick_device(settings.device).type),
         settings.threads,
         settings.precision,
         settings.engine_cache,
