@@ -87,15 +87,15 @@ async def _draw(service: Service, request: Request, stored: StoredImage, drawing
         raise QueueFull(f"expected fewer than {settings.max_queue_size} pictures in work, found that many; try later")
     grid = service.loaded().grid
     timeout_s = Deadline.of(request, settings).timeout_s
-    job = partial(jobs.draw, stored, grid, drawing, settings, service.budget)
     wanted = True
+    job = partial(jobs.draw, stored, grid, drawing, settings, service.budget, wanted=lambda: wanted)
     try:
         async with CancelledWhenGone(request), asyncio.timeout(timeout_s):
             with exchange_of(request).stages.measure("draw"):
                 try:
                     return await service.pool.run(job, within_s=COSTLY_S)
                 except Costly:
-                    return await service.costly_pool.run(job, **jobs.by(service.workers, lambda: wanted))
+                    return await service.costly_pool.run(job, elsewhere=service.workers.decode)
     except TimeoutError:
         raise DeadlineExceeded(
             f"expected a drawing within {timeout_s:g} s, found none; the service is busy, try again later"

@@ -177,8 +177,7 @@ class _Decoding:
         """The same for one costly picture, on a thread that may wait for a process."""
         if not slot.wanted:
             return
-        by = jobs.by(self._service.workers, lambda: slot.wanted)
-        pixels = self._decode(index, slot, upload, budget=self._service.budget, **by)
+        pixels = self._decode(index, slot, upload, budget=self._service.budget, elsewhere=self._service.workers.decode)
         if pixels is not None:
             self._batcher.put(slot, pixels)
 
@@ -187,7 +186,9 @@ class _Decoding:
         settings = self._service.settings
         try:
             data = forms.picture_file(upload, settings.max_upload_bytes)
-            decoded = self._files[index] = jobs.decode_file(data, settings, self._native_size, **how)
+            decoded = self._files[index] = jobs.decode_file(
+                data, settings, self._native_size, wanted=lambda: slot.wanted, **how
+            )
         except Costly:
             raise
         except Exception as error:  # whatever it is, the caller has to hear of it

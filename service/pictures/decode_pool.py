@@ -28,6 +28,7 @@ from service.errors import ClientGone, InternalError, NotReady, RequestError, To
 from service.pictures.decode_process import STOP, read, write
 from service.pictures.decoding import Picture, PictureLimits
 from service.pictures.kills import Kill
+from service.pictures.memory_budget import always
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +140,12 @@ class DecodeWorkers:
             self._free.put(None)
 
     def decode(
-        self, essence: Essence, found: str, keep_side: int, limits: PictureLimits, wanted: Callable[[], bool]
+        self,
+        essence: Essence,
+        found: str,
+        keep_side: int,
+        limits: PictureLimits,
+        wanted: Callable[[], bool] = always,
     ) -> Picture:
         """The picture, decoded by a process; `wanted` is asked meanwhile, and the process ended once it says no.
 

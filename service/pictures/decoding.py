@@ -25,7 +25,7 @@ from model.images import pictures
 from model.images.formats.essence import Essence, Excessive
 from model.images.prepare import prepare_image
 from service.errors import EmptyBody, TooCostly, TooLarge, Undecodable, UnsupportedFormat
-from service.pictures.memory_budget import ByteBudget
+from service.pictures.memory_budget import ByteBudget, always
 
 FORMATS = pictures.FORMATS
 
@@ -77,8 +77,8 @@ class PictureLimits(NamedTuple):
     max_side: int
 
 
-Elsewhere = Callable[[Essence, str, int, PictureLimits], Picture]
-"""What decodes a costly picture in a process: as `decode_essence`; raises `TooCostly`, too."""
+Elsewhere = Callable[[Essence, str, int, PictureLimits, Callable[[], bool]], Picture]
+"""Decodes a costly picture in a process, for as long as it is wanted: as `decode_essence`; raises `TooCostly`, too."""
 
 
 class Costly(Exception):
@@ -95,13 +95,14 @@ def decode(
     budget: ByteBudget | None = None,
     elsewhere: Elsewhere | None = None,
     within_s: float | None = None,
+    wanted: Callable[[], bool] = always,
 ) -> Picture:
     """The picture in `data`, with no more detail than a use at `keep_side` pixels on the longer side needs.
 
-    Waits until the budget has the bytes that decoding takes. A picture that may cost more than `within_s` raises
-    `Costly`; else one of `COSTLY_S` is given to `elsewhere`, or decoded here if there is no such place. Raises
-    `EmptyBody`, `UnsupportedFormat`, `TooLarge`, `TooCostly` (both from the header, before any pixel is read) or
-    `Undecodable`.
+    Waits until the budget has the bytes that decoding takes, for as long as the picture is `wanted`. One that may cost
+    more than `within_s` raises `Costly`; else one of `COSTLY_S` is given to `elsewhere`, or decoded here if there is no
+    such place. Raises `EmptyBody`, `UnsupportedFormat`, `TooLarge`, `TooCostly` (both from the header, before any
+    pixel is read), `Undecodable` or `ClientGone`.
     """
     found = _accepted_format(data)
     limits = PictureLimits(max_pixels, min(max_pixels, max_full_pixels or max_pixels), max_side)
@@ -122,20 +123,25 @@ def decode(
     if within_s is not None and essence.cost_s > within_s:
         raise Costly
     if essence.cost_s > COSTLY_S and elsewhere is not None:
-        with budget.hold_patiently(_costly_bytes(essence, found)) if budget else nullcontext():
-            return elsewhere(essence, found, keep_side, limits)
-    return decode_essence(essence, found, keep_side, limits, budget)
+        with budget.hold_patiently(_costly_bytes(essence, found), wanted) if budget else nullcontext():
+            return elsewhere(essence, found, keep_side, limits, wanted)
+    return decode_essence(essence, found, keep_side, limits, budget, wanted)
 
 
 def decode_essence(
-    essence: Essence, found: str, keep_side: int, limits: PictureLimits, budget: ByteBudget | None = None
+    essence: Essence,
+    found: str,
+    keep_side: int,
+    limits: PictureLimits,
+    budget: ByteBudget | None = None,
+    wanted: Callable[[], bool] = always,
 ) -> Picture:
-    """The picture of a file that was examined, decoded here; raises `TooLarge` or `Undecodable`."""
+    """The picture of a file that was examined, decoded here; raises `TooLarge`, `Undecodable` or `ClientGone`."""
     try:
         with pictures.opened(essence.data, found) as image:
             _check_size(image.width, image.height, found, limits)
             size = pictures.draft(image, keep_side)
-            with budget.hold(_decoding_bytes(image, found, size)) if budget else nullcontext():
+            with budget.hold(_decoding_bytes(image, found, size), wanted) if budget else nullcontext():
                 return _picture(image, found, keep_side, size, essence)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooLarge(_too_large(found, limits, "a header that announces far more")) from error

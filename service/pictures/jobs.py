@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +10,6 @@ from numpy.typing import NDArray
 from model.config import ScoreName
 from model.images.pictures import network_side
 from service.pictures.colormaps import Colormap
-from service.pictures.decode_pool import DecodeWorkers
 from service.pictures.decoding import decode, network_input
 from service.pictures.heatmap import ImageFormat, View, encode, render
 from service.pictures.memory_budget import ByteBudget
@@ -42,16 +39,11 @@ class Drawing(NamedTuple):
 
 
 def decode_file(
-    data: bytes, settings: Settings, native_size: int, budget: ByteBudget | None = None, **costly: Any
+    data: bytes, settings: Settings, native_size: int, budget: ByteBudget | None = None, **how: Any
 ) -> Decoded:
-    """What the engine needs of a picture file; raises and takes `costly` as `decoding.decode` does."""
-    picture = decode(data, **_limits(settings), keep_side=network_side(native_size), budget=budget, **costly)
+    """What the engine needs of a picture file; raises and takes `how` as `decoding.decode` does."""
+    picture = decode(data, **_limits(settings), keep_side=network_side(native_size), budget=budget, **how)
     return Decoded(data, network_input(picture, native_size), picture.warnings)
-
-
-def by(workers: DecodeWorkers, wanted: Callable[[], bool]) -> dict[str, Any]:
-    """How a thread that may wait decodes a costly picture: by a process, for as long as it is wanted."""
-    return {"elsewhere": partial(workers.decode, wanted=wanted)}
 
 
 def _limits(settings: Settings) -> dict[str, Any]:
@@ -63,19 +55,24 @@ def _limits(settings: Settings) -> dict[str, Any]:
 
 
 def draw(
-    stored: StoredImage, grid: tuple[int, int], how: Drawing, settings: Settings, budget: ByteBudget, **costly: Any
+    stored: StoredImage,
+    grid: tuple[int, int],
+    drawing: Drawing,
+    settings: Settings,
+    budget: ByteBudget,
+    **how: Any,
 ) -> bytes:
-    """A heatmap on the picture itself, at its own resolution up to `how.size`, as a file."""
-    picture = decode(stored.data, **_limits(settings), keep_side=max(how.size, 16), budget=budget, **costly)
+    """A heatmap on the picture itself, at its own resolution up to `drawing.size`, as a file; `how` is for `decode`."""
+    picture = decode(stored.data, **_limits(settings), keep_side=max(drawing.size, 16), budget=budget, **how)
     image = render(
         picture.image,
-        stored.score(how.score),
-        stored.source_maps[how.block],
+        stored.score(drawing.score),
+        stored.source_maps[drawing.block],
         grid,
-        view=how.view,
-        colormap=how.colormap,
-        opacity=how.opacity,
-        size=how.size,
-        score_name=how.score,
+        view=drawing.view,
+        colormap=drawing.colormap,
+        opacity=drawing.opacity,
+        size=drawing.size,
+        score_name=drawing.score,
     )
-    return encode(image, how.format)
+    return encode(image, drawing.format)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import resource
 import time
-from functools import partial
 from random import Random
 from typing import Any, NamedTuple
 
@@ -88,7 +87,7 @@ def _kept(files: list[Found]) -> list[Found]:
 def _measured(how: str, data: bytes, workers: DecodeWorkers) -> Found:
     before, killed = _cpu_s() + workers.cpu_s, workers.killed["cpu"]
     try:
-        decode(data, **LIMITS, elsewhere=partial(workers.decode, wanted=lambda: True))
+        decode(data, **LIMITS, elsewhere=workers.decode)
         ended = "200"
     except RequestError as error:
         ended = f"{error.status} {error.reason}"

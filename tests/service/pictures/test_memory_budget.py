@@ -5,7 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
+import pytest
+
+from service.errors import ClientGone
 from service.pictures.memory_budget import ByteBudget
 from tests.service.conftest import DEADLINE_S
 
@@ -116,4 +120,50 @@ def test_nobody_waits_behind_a_patient_job_and_it_runs_when_there_is_room() -> N
             assert budget.waited_s > 0
     assert done.wait(DEADLINE_S)
     thread.join(DEADLINE_S)
+    assert budget.held == 0
+
+
+@pytest.mark.parametrize("take", [ByteBudget.hold, ByteBudget.hold_patiently])
+def test_a_job_that_nobody_wants_any_more_leaves_the_line_and_lets_the_next_one_in(take: Any) -> None:
+    waits: list[float] = []
+    budget = ByteBudget(10, on_wait=waits.append)
+    wanted, left = threading.Event(), threading.Event()
+    wanted.set()
+
+    def given_up() -> None:
+        with pytest.raises(ClientGone), take(budget, 7, wanted.is_set):
+            raise AssertionError("nobody wants it")
+        left.set()
+
+    holder = Job(budget, 6)
+    thread = threading.Thread(target=given_up)
+    thread.start()
+    while not budget.waiting:
+        left.wait(0.001)
+    wanted.clear()
+    assert left.wait(DEADLINE_S), "though no memory was freed"
+    small = Job(budget, 4)
+    assert small.runs.is_set(), "nobody is in line before it"
+    assert (budget.held, budget.waiting, len(waits)) == (10, 0, 3)
+    holder.finish()
+    small.finish()
+    thread.join(DEADLINE_S)
+
+
+def test_a_job_that_was_given_up_while_it_waited_does_not_begin_when_memory_is_free() -> None:
+    budget = ByteBudget(10)
+    wanted = threading.Event()
+    wanted.set()
+
+    def given_up() -> None:
+        with budget.hold(7, wanted.is_set):
+            pass
+
+    with ThreadPoolExecutor(1) as pool:
+        with budget.hold(6):
+            future = pool.submit(given_up)
+            while not budget.waiting:
+                time.sleep(0.001)
+            wanted.clear()
+        assert isinstance(future.exception(DEADLINE_S), ClientGone)
     assert budget.held == 0

@@ -6,7 +6,6 @@ import resource
 import threading
 import time
 from collections.abc import Iterator
-from functools import partial
 
 import numpy as np
 import pytest
@@ -34,10 +33,6 @@ def workers() -> Iterator[DecodeWorkers]:
     found.close()
 
 
-def elsewhere(workers: DecodeWorkers) -> decoding.Elsewhere:
-    return partial(workers.decode, wanted=lambda: True)
-
-
 def own_cpu_s() -> float:
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
@@ -49,7 +44,7 @@ def test_a_file_of_any_costly_kind_ends_within_its_time(kind: str, workers: Deco
     assert len(data) < 11 << 20
     before, killed = own_cpu_s(), workers.killed.total()
     try:
-        picture = decoding.decode(data, **LIMITS, elsewhere=elsewhere(workers))
+        picture = decoding.decode(data, **LIMITS, elsewhere=workers.decode)
     except (TooLarge, TooCostly, Undecodable) as error:
         assert error.detail.startswith("expected ")  # noqa: PT017
     else:
@@ -76,7 +71,7 @@ def test_a_worker_gives_the_same_picture_as_a_thread(workers: DecodeWorkers) -> 
     essence = pictures.examined(data, "JPEG")
     limits = decoding.PictureLimits(10**8, 10**8, 10_000)
     here = decoding.decode_essence(essence, "JPEG", 448, limits)
-    there = elsewhere(workers)(essence, "JPEG", 448, limits)
+    there = workers.decode(essence, "JPEG", 448, limits)
     assert (np.asarray(here.image) == np.asarray(there.image)).all()
     assert (there.width, there.height, there.mode, there.warnings) == (200, 300, here.mode, here.warnings)
     assert there.warnings
@@ -89,8 +84,8 @@ def test_the_kernel_ends_a_picture_that_takes_its_time_and_the_next_one_is_decod
     small = pictures.examined(saved(Image.new("RGB", (8, 8), "red"), "PNG"), "PNG")
     try:
         with pytest.raises(TooCostly, match=r"decoded within 0\.05 s of a core, found one that takes longer"):
-            elsewhere(workers)(essence, "PNG", 448, limits)
-        assert elsewhere(workers)(small, "PNG", 448, limits).image.getpixel((0, 0)) == (255, 0, 0)
+            workers.decode(essence, "PNG", 448, limits)
+        assert workers.decode(small, "PNG", 448, limits).image.getpixel((0, 0)) == (255, 0, 0)
         assert dict(workers.killed) == {"cpu": 1}
         assert workers.busy == 0
     finally:
@@ -109,7 +104,7 @@ def test_a_picture_that_nobody_wants_any_more_is_ended_and_the_process_goes_on()
         return False
 
     try:
-        elsewhere(workers)(small, "PNG", 448, limits)  # it has started
+        workers.decode(small, "PNG", 448, limits)  # it has started
         process = workers._free.queue[0]
         began = time.monotonic()
         with pytest.raises(ClientGone):
@@ -118,7 +113,7 @@ def test_a_picture_that_nobody_wants_any_more_is_ended_and_the_process_goes_on()
         assert time.monotonic() - began < DEADLINE_S
         assert dict(workers.killed) == {"abandoned": 1}
         assert workers._free.queue[0] is process
-        assert elsewhere(workers)(small, "PNG", 448, limits).width == 8
+        assert workers.decode(small, "PNG", 448, limits).width == 8
     finally:
         workers.close()
 
@@ -128,11 +123,11 @@ def test_a_process_that_died_is_replaced() -> None:
     small = pictures.examined(saved(Image.new("RGB", (8, 8), "red"), "PNG"), "PNG")
     limits = decoding.PictureLimits(10**8, 10**8, 10_000)
     try:
-        elsewhere(workers)(small, "PNG", 448, limits)
+        workers.decode(small, "PNG", 448, limits)
         workers._free.queue[0]._process.kill()
         with pytest.raises(Undecodable, match="the decoder broke"):
-            elsewhere(workers)(small, "PNG", 448, limits)
-        assert elsewhere(workers)(small, "PNG", 448, limits).width == 8
+            workers.decode(small, "PNG", 448, limits)
+        assert workers.decode(small, "PNG", 448, limits).width == 8
     finally:
         workers.close()
 
@@ -188,6 +183,6 @@ def test_every_error_of_a_worker_is_one_of_the_refusals_of_a_thread(workers: Dec
     limits = decoding.PictureLimits(100, 100, 10_000)
     essence = pictures.examined(saved(Image.new("RGB", (16, 16), "red"), "PNG"), "PNG")
     with pytest.raises(TooLarge, match="at most 100 pixels"):
-        elsewhere(workers)(essence, "PNG", 448, limits)
+        workers.decode(essence, "PNG", 448, limits)
     with pytest.raises(RequestError, match="truncated or damaged"):
-        elsewhere(workers)(essence._replace(data=essence.data[:50]), "PNG", 448, limits._replace(max_full_pixels=1000))
+        workers.decode(essence._replace(data=essence.data[:50]), "PNG", 448, limits._replace(max_full_pixels=1000))
