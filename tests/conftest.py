@@ -1,9 +1,11 @@
+import json
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
 import torch
+from filelock import FileLock
 from xdist.scheduler import LoadScopeScheduling
 
 from tests.support import int8
@@ -34,6 +36,15 @@ class _ByFile(LoadScopeScheduling):
 
 
 @pytest.fixture(scope="session")
-def int8_export(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+def int8_export(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> tuple[Path, list[str]]:
     """A tiny checkpoint with its int8 artifact beside it, and what the export printed: made once, never changed."""
-    return int8.export(tmp_path_factory.mktemp("int8"))
+    if worker_id == "master":  # the only process
+        return int8.export(tmp_path_factory.mktemp("int8"))
+    shared = tmp_path_factory.getbasetemp().parent
+    made = shared / "int8.json"
+    with FileLock(shared / "int8.lock"):
+        if not made.exists():
+            path, printed = int8.export(tmp_path_factory.mktemp("int8"))
+            made.write_text(json.dumps([str(path), printed]))
+        path, printed = json.loads(made.read_text())
+        return Path(path), printed
