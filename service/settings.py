@@ -251,7 +251,7 @@ class Settings(BaseSettings):
         0.1,
         ge=0,
         le=1,
-        description="share of requests that leave a line in the log; failures of the service always do",
+        description="share of requests that leave a line in the log; those that failed (5xx) always do",
     )
 
     # traces: OpenTelemetry's own variables, of which its library reads the rest

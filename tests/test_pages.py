@@ -106,6 +106,12 @@ def test_every_room_of_the_code_is_on_the_architecture_page() -> None:
     assert rooms() - named() == set()
 
 
+def test_every_command_of_training_is_on_the_architecture_page() -> None:
+    commands = {path.name for path in (ROOT / "training").glob("*.py") if "__main__" in text(path)}
+    assert len(commands) > 10
+    assert {f"training/{name}" for name in commands} - named() == set()
+
+
 def test_the_architecture_page_names_nothing_that_does_not_exist() -> None:
     missing = [name for name in named() if not (ROOT / name).exists()]
     assert missing == []

@@ -1,1 +1,1 @@
-"""Vision Transformers that merge: our own around a timm backbone, and any timm model as it stands."""
+"""Vision Transformers that merge: our own around a timm backbone, and timm models as they stand."""

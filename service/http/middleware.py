@@ -29,7 +29,7 @@ UNMATCHED = "unmatched"
 """Route label of requests that no route took: paths that clients invent must not become label values."""
 
 
-UNTRACED = frozenset({"/live", "/ready", "/metrics", "/v2/health/live", "/v2/health/ready"})
+POLLED = frozenset({"/live", "/ready", "/metrics", "/v2/health/live", "/v2/health/ready"})
 """Routes that machines ask every few seconds."""
 
 
@@ -79,10 +79,12 @@ class Observe:
         if exchange.refusal is not None:
             self._service.metrics.rejected(exchange.refusal)
         self._service.metrics.stages(exchange.stages.seconds)
-        if self._traces is not None and route not in UNTRACED:
+        if self._traces is not None and route not in POLLED:
             exchange.trace_id = self._traces.record(_answered(scope, exchange, status, seconds))
-        if self._sampled():
-            logs.requests.info("request", extra={"fields": _line(scope, exchange, route, status, seconds)})
+        sampled, failed = self._sampled(), status >= 500 and route not in POLLED  # probes fail while a process starts
+        if sampled or failed:
+            level = logging.WARNING if failed else logging.INFO
+            logs.requests.log(level, "request", extra={"fields": _line(scope, exchange, route, status, seconds)})
 
 
 class _Outgoing:
@@ -134,6 +136,7 @@ def _answered(scope: Scope, exchange: Exchange, status: int, seconds: float) -> 
 
 
 def _line(scope: Scope, exchange: Exchange, route: str, status: int, seconds: float) -> dict[str, Any]:
+    refused = {} if exchange.refusal is None else {"reason": exchange.refusal}
     traced = {} if exchange.trace_id is None else {"trace_id": exchange.trace_id}
     return {
         "method": scope["method"],
@@ -142,5 +145,6 @@ def _line(scope: Scope, exchange: Exchange, route: str, status: int, seconds: fl
         "duration_ms": round(1000 * seconds, 3),
         "request_id": exchange.request_id,
         "stages_ms": exchange.stages.milliseconds(),
+        **refused,
         **traced,
     }

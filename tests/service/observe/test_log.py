@@ -11,7 +11,7 @@ import pytest
 
 from service.observe import log
 from tests.service.conftest import Running
-from tests.support.doubles import picture
+from tests.support.doubles import POISON, FakeEngine, picture
 
 Start = Callable[..., Awaitable[Running]]
 
@@ -88,3 +88,31 @@ async def test_requests_are_sampled(start: Start, stream: io.StringIO) -> None:
     for _ in range(8):
         await app.client.get("/live")
     assert len([line for line in lines(stream) if line["logger"] == "service.request"]) == 2
+
+
+@pytest.mark.anyio
+async def test_a_request_that_failed_always_leaves_a_warning_with_its_id_and_reason(
+    start: Start, stream: io.StringIO, engine: FakeEngine
+) -> None:
+    app = await start(log_sample=0)
+    headers = {"X-Request-ID": "r-9"}
+    assert (await app.client.post("/classify", content=picture(POISON), headers=headers)).status_code == 500
+    assert (await app.client.post("/classify", content=picture(7))).status_code == 200
+    assert (await app.client.post("/classify", content=b"text")).status_code == 415
+    [line] = [line for line in lines(stream) if line["logger"] == "service.request"]
+    assert (line["level"], line["code"], line["request_id"], line["reason"]) == (
+        "warning",
+        500,
+        "r-9",
+        "engine_failed",
+    )
+
+
+@pytest.mark.anyio
+async def test_a_probe_of_a_service_that_is_not_ready_is_sampled_like_any_request(
+    start: Start, stream: io.StringIO
+) -> None:
+    app = await start(log_sample=0)
+    app.service.announce_shutdown()
+    assert (await app.client.get("/ready")).status_code == 503
+    assert [line for line in lines(stream) if line["logger"] == "service.request"] == []
