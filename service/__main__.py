@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from service.errors import StartupError
-from service.explain import default, variable
 from service.observe import log
 from service.settings import PREFIX, Settings, do_without_disk, read_settings, yield_idle_cores
+from service.settings_errors import default, variable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

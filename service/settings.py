@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service import origins
 from service.errors import SettingsError
-from service.explain import explain, explain_unknown, variable
+from service.settings_errors import explain, explain_unknown, variable
 
 PREFIX = "FREQMERGE_"
 

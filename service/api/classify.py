@@ -15,7 +15,7 @@ from service.api.recent import keep
 from service.api.recognition import Recognised, recognise
 from service.api.schemas import Classification, ClassifyQuery, ModelName, Prediction
 from service.http.exchange import exchange_of
-from service.http.unqueried import Unqueried
+from service.http.queryless_route import QuerylessRoute
 from service.runtime.served import ServedModel
 from service.runtime.service import Service
 
@@ -26,7 +26,7 @@ UNASKED = ClassifyQuery()
 
 def classify_router(service: Service) -> APIRouter:
     """The route."""
-    router = APIRouter(tags=["pictures"], route_class=Unqueried, generate_unique_id_function=openapi.operation_id)
+    router = APIRouter(tags=["pictures"], route_class=QuerylessRoute, generate_unique_id_function=openapi.operation_id)
 
     @router.post(
         "/classify",

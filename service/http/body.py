@@ -10,7 +10,7 @@ from starlette.requests import Request
 from service.errors import ClientGone, SlowBody, TooLarge, UnsupportedFormat
 from service.http.exchange import exchange_of
 from service.http.pace import Arrival, Arrivals
-from service.pictures.memory_budget import BodyBudget
+from service.runtime.body_budget import BodyBudget
 from service.settings import FORM_OVERHEAD_BYTES
 
 _RAW_TYPES = ("image/", "application/octet-stream", "binary/octet-stream")

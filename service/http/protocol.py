@@ -31,7 +31,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from service.errors import PROBLEM_MEDIA_TYPE, BadHttp, Crowded, HeaderTooLarge, RequestError, SlowHeader, problem
-from service.http.crowd import ProbesOnly
+from service.http.connection_limit import ProbesOnly
 from service.http.exchange import request_id
 from service.http.pace import Pace
 from service.http.security import security_headers

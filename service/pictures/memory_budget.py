@@ -1,4 +1,4 @@
-"""Bounds on memory: of work that runs at the same time on several threads, and of request bodies."""
+"""A bound on the memory of work that runs at the same time on several threads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from service.errors import ClientGone, QueueFull
+from service.errors import ClientGone
 
 PATIENT_SHARE = 0.75
 """Most of a budget that jobs which take long may hold of it, each."""
@@ -108,33 +108,3 @@ class ByteBudget:
         finally:
             del self._waits[wait]
             self._on_wait(time.monotonic() - began)
-
-
-class BodyBudget:
-    """Bytes of request bodies in memory, each from its arrival to the end of its request; belongs to one event loop.
-
-    The queue alone does not bound them: a client that sends slowly holds no place in it.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.held = 0
-        """Bytes held now; at most the limit."""
-
-    def has(self, size: int) -> bool:
-        """Whether so many bytes more are free."""
-        return self.held + size <= self.limit
-
-    def take(self, size: int) -> None:
-        """Holds so many bytes more; raises `QueueFull`."""
-        if not self.has(size):
-            raise QueueFull(
-                f"expected room for the request body among the {self.limit:,} bytes that all bodies may take, found "
-                "it taken; try again in a second",
-                retry_after_s=1.0,
-            )
-        self.held += size
-
-    def give(self, size: int) -> None:
-        """Frees them."""
-        self.held -= size

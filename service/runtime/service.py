@@ -18,8 +18,9 @@ from service.batching.waiting import Limits
 from service.errors import NotReady, RequestError, StartupError
 from service.observe.metrics import Metrics
 from service.pictures.decode_pool import DecodeWorkers
-from service.pictures.memory_budget import BodyBudget, ByteBudget
+from service.pictures.memory_budget import ByteBudget
 from service.runtime import card, readiness
+from service.runtime.body_budget import BodyBudget
 from service.runtime.engine_thread import EngineThread
 from service.runtime.loading import ModelLoader
 from service.runtime.pool import WorkerPool

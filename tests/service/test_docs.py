@@ -9,12 +9,12 @@ import pytest
 
 from service.app import create_app
 from service.errors import documented
-from service.explain import default, expectation, variable
 from service.observe.metrics import metric_names
 from service.observe.stage_times import STAGES
 from service.pictures.colormaps import COLORMAPS
 from service.pictures.heatmap import HeatmapFormat, View
 from service.settings import PREFIX, Settings
+from service.settings_errors import default, expectation, variable
 from tests.support.doubles import FakeEngine, loader
 from tests.support.paths import DOCS
 

@@ -8,8 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from service.errors import SettingsError
-from service.explain import variable
 from service.settings import PREFIX, Settings, do_without_disk, read_settings, yield_idle_cores
+from service.settings_errors import variable
 
 
 @pytest.fixture(autouse=True)

@@ -22,7 +22,7 @@ from model.speed import Rate, rates
 from model.vit.merging_vit import Stem
 from training.data import dataset
 from training.data.images import Images
-from training.measure import fitting, kept, records
+from training.measure import answer_cache, fitting, records
 from training.measure.scores import answers
 from training.measure.stems import Sharing, Stems
 
@@ -91,7 +91,7 @@ class Bench:
         self.stage = InputStage(manifest.preprocess, self.checkpoint.model.config.image_size).to(self.device)
         self.images = images.take(torch.arange(min(config.images, len(images)))) if config.images else images
         self._stems = Stems(round(config.stem_gib * 2**30))
-        self._kept = kept.KeptAnswers(config.answers_dir) if config.answers_dir else None
+        self._answers = answer_cache.AnswerCache(config.answers_dir) if config.answers_dir else None
 
     def model(self, config: ModelConfig) -> FreqMergeViT:
         """The checkpoint's weights under another merging config; raises `ConfigError` if it does not fit them."""
@@ -99,15 +99,15 @@ class Bench:
 
     def logits(self, config: ModelConfig, seed: int = 0) -> Float[Tensor, "count classes"]:
         """Answers for every test image, kept ones where there are any; the seed decides what strategies draw."""
-        if self._kept is None:
+        if self._answers is None:
             return self._measured(config, seed)
         own = {"config": config.model_dump(mode="json"), "seed": seed, "batch_size": self.config.batch_size}
         recipe = {**self.origin(), **own, **self._surroundings}
-        return self._kept.of(recipe, lambda: self._measured(config, seed))
+        return self._answers.of(recipe, lambda: self._measured(config, seed))
 
     @cached_property
     def _surroundings(self) -> dict[str, str]:
-        return {"device": str(self.device), "pixels": kept.digest(self.images), **kept.surroundings()}
+        return {"device": str(self.device), "pixels": answer_cache.digest(self.images), **answer_cache.surroundings()}
 
     def _measured(self, config: ModelConfig, seed: int) -> Float[Tensor, "count classes"]:
         torch.manual_seed(seed)

@@ -20,7 +20,7 @@ from service.http.body import read_body
 from service.http.exchange import SCOPE_KEY, Exchange
 from service.http.middleware import Observe
 from service.http.pace import LOOKS, Arrivals, Pace
-from service.pictures.memory_budget import BodyBudget
+from service.runtime.body_budget import BodyBudget
 from service.settings import MIB, Settings
 from tests.service.conftest import DEADLINE_S
 from tests.support.doubles import FakeEngine, loader, picture

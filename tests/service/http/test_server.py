@@ -22,10 +22,10 @@ import torch
 
 from model import ModelConfig, build, save_checkpoint
 from service.errors import StartupError
-from service.explain import variable
 from service.http import server
 from service.runtime.loading import load_model
 from service.settings import PREFIX, Settings
+from service.settings_errors import variable
 from tests.support.doubles import picture
 from tests.support.process import ROOT, Process
 from tests.support.wire import png_header, problem

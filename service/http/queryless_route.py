@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 
-class Unqueried(APIRoute):
+class QuerylessRoute(APIRoute):
     """A route with nothing to validate where the request has no query, as most have not.
 
     FastAPI's handler solves dependencies, also where there are none to solve (docs/decisions.md says what that costs).

@@ -2,14 +2,14 @@ import pytest
 import torch
 
 from training.data.images import Images
-from training.measure.kept import KeptAnswers, digest, surroundings
+from training.measure.answer_cache import AnswerCache, digest, surroundings
 
 RECIPE = {"config": {"keep_rate": 0.7}, "seed": 0}
 
 
 @pytest.fixture
 def kept(tmp_path):
-    return KeptAnswers(tmp_path / "answers")
+    return AnswerCache(tmp_path / "answers")
 
 
 class Measure:
@@ -27,7 +27,7 @@ def test_answers_are_measured_once_for_a_recipe_whatever_the_order_of_its_fields
     measure = Measure()
     first = kept.of(RECIPE, measure)
     assert torch.equal(kept.of(dict(reversed(RECIPE.items())), measure), first)
-    assert torch.equal(KeptAnswers(kept.folder).of(RECIPE, measure), first), "another process"
+    assert torch.equal(AnswerCache(kept.folder).of(RECIPE, measure), first), "another process"
     assert measure.calls == 1
 
 

@@ -21,7 +21,7 @@ from training.data.images import Images
 TENSOR, RECIPE = "logits", "recipe"
 
 
-class KeptAnswers:
+class AnswerCache:
     """A folder with one file per recipe; the recipe is whatever the answers depend on, as JSON."""
 
     def __init__(self, folder: Path) -> None:
