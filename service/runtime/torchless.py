@@ -46,7 +46,7 @@ def _path(settings: Settings) -> Path:
         return shipped[0]
     if settings.checkpoint.suffix == ".json":
         return settings.checkpoint
-    path = portable.found(settings.checkpoint, settings.engine_cache)
+    path = portable.find_artifact(settings.checkpoint, settings.engine_cache)
     if path is None:
         raise EngineError(
             f"checkpoint: expected {portable.path_beside(settings.checkpoint).name} beside {settings.checkpoint}, "
