@@ -91,7 +91,7 @@ class Bench:
         self.stage = InputStage(manifest.preprocess, self.checkpoint.model.config.image_size).to(self.device)
         self.images = images.take(torch.arange(min(config.images, len(images)))) if config.images else images
         self._stems = Stems(round(config.stem_gib * 2**30))
-        self._kept = kept.KeptAnswers(config.answers_dir) if config.answers_dir else None
+        self._kept_answers = kept.KeptAnswers(config.answers_dir) if config.answers_dir else None
 
     def model(self, config: ModelConfig) -> FreqMergeViT:
         """The checkpoint's weights under another merging config; raises `ConfigError` if it does not fit them."""
@@ -99,11 +99,11 @@ class Bench:
 
     def logits(self, config: ModelConfig, seed: int = 0) -> Float[Tensor, "count classes"]:
         """Answers for every test image, kept ones where there are any; the seed decides what strategies draw."""
-        if self._kept is None:
+        if self._kept_answers is None:
             return self._measured(config, seed)
         own = {"config": config.model_dump(mode="json"), "seed": seed, "batch_size": self.config.batch_size}
         recipe = {**self.origin(), **own, **self._surroundings}
-        return self._kept.of(recipe, lambda: self._measured(config, seed))
+        return self._kept_answers.of(recipe, lambda: self._measured(config, seed))
 
     @cached_property
     def _surroundings(self) -> dict[str, str]:
