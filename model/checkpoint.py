@@ -180,8 +180,8 @@ def _refuse_other_files(path: Path) -> None:
 
 def _verified(path: Path, text: str, state: dict[str, Tensor]) -> Manifest:
     try:
-        told = json.loads(text)
-        found = told.get("format")
+        raw_manifest = json.loads(text)
+        found = raw_manifest.get("format")
         if found != FORMAT:
             raise CheckpointError(
                 f"{path}: expected checkpoint format {FORMAT}, found {found!r}; use a matching version of freqmerge"
@@ -189,7 +189,8 @@ def _verified(path: Path, text: str, state: dict[str, Tensor]) -> Manifest:
         manifest = Manifest.from_json(text)
     except (ConfigError, json.JSONDecodeError, AttributeError) as error:
         raise CheckpointError(f"{path}: expected a manifest, found a damaged one ({error}); fetch it again") from error
-    digest = _digest(told, state)  # of what the file says: the record fills in fields that are younger than the file
+    # of what the file says: the record fills in fields that are younger than the file
+    digest = _digest(raw_manifest, state)
     if digest != manifest.digest:
         raise CheckpointError(
             f"{path}: expected digest {manifest.digest[:12]}…, found {digest[:12]}…: weights or manifest were changed "
@@ -198,8 +199,8 @@ def _verified(path: Path, text: str, state: dict[str, Tensor]) -> Manifest:
     return manifest
 
 
-def _digest(told: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
-    facts = {key: value for key, value in told.items() if key != "digest"}
+def _digest(raw_manifest: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
+    facts = {key: value for key, value in raw_manifest.items() if key != "digest"}
     hasher = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for key in sorted(state):
         tensor = state[key]

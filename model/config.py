@@ -111,7 +111,7 @@ class BackboneConfig(Frozen):
 class MergeConfig(Frozen):
     """Merging schedule and score, whatever model merges.
 
-    The names are the seed's (`MERGE_LAYERS`, `KEEP_RATE`, `ALPHA`, `HPF_RADIUS`) in lower case, its
+    The names are the original README's (`MERGE_LAYERS`, `KEEP_RATE`, `ALPHA`, `HPF_RADIUS`) in lower case, its
     defaults likewise. `keep_rate=1` is the unmodified backbone, whatever `merge_counts` says; `alpha=0` is
     ToMe (Bolya et al., "Token Merging: Your ViT But Faster", ICLR 2023) on the same blocks, and with the same
     `merge_counts` in every block ToMe as its paper runs it.
@@ -186,8 +186,8 @@ def _problem(item: Any, record: type[BaseModel]) -> str:
     message = message[:1].lower() + message[1:]
     if item["type"] == "extra_forbidden":
         return f"{field}: unknown field of {record.__name__}; known are {', '.join(record.model_fields)}"
-    if item["type"] in OUTSIDE and len(item["loc"]) == 1 and (told := _range(record.model_fields[item["loc"][0]])):
-        message = told
+    if item["type"] in OUTSIDE and len(item["loc"]) == 1 and (bounds := _range(record.model_fields[item["loc"][0]])):
+        message = bounds
     if item["type"] == "missing":
         return f"{field}: missing from {record.__name__}"
     expected = message if message.startswith("expected") else f"expected {message}"

@@ -72,8 +72,8 @@ def report(model: MergedViT, name: str, arguments: argparse.Namespace) -> str:
     vit, side = model.vit, model.vit.patch_embed.img_size[0]
     images = torch.randn(arguments.batch_size, vit.in_chans, side, side, device=device)
     both: dict[str, Any] = {PLAIN: vit, MERGED: model}
-    found = rates(both, images, arguments.repeats, arguments.warm_up, device)
-    macs = {key: count_macs(one, side) for key, one in both.items()}
+    throughput = rates(both, images, arguments.repeats, arguments.warm_up, device)
+    macs = {key: count_macs(module, side) for key, module in both.items()}
     patches = model.grid[0] * model.grid[1]
     rows = [
         ("", PLAIN, MERGED, ""),
@@ -86,8 +86,8 @@ def report(model: MergedViT, name: str, arguments: argparse.Namespace) -> str:
         ("parameters", *[f"{count_parameters(vit) / 1e6:.2f} M"] * 2, "shared"),
         (
             f"images/s, batch {arguments.batch_size}",
-            *(f"{rate.images_per_s:.1f}" for rate in found.values()),
-            f"{found[MERGED].speed_up:.2f}x speed-up",
+            *(f"{rate.images_per_s:.1f}" for rate in throughput.values()),
+            f"{throughput[MERGED].speed_up:.2f}x speed-up",
         ),
     ]
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else processor.cpu_name()

@@ -8,9 +8,9 @@ import subprocess
 def commit() -> str:
     """The commit of the working folder, with "-dirty" where files differ from it; "unknown" outside git."""
     try:
-        found = subprocess.run(
+        result = subprocess.run(
             ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True, timeout=10
         )
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return found.stdout.strip()
+    return result.stdout.strip()

@@ -17,7 +17,7 @@ def seconds(
     calls: Mapping[Key, Callable[[], Any]], repeats: int, warm_up: int, device: torch.device
 ) -> dict[Key, list[float]]:
     """Wall-clock seconds of each call, `repeats` times, the calls taking turns."""
-    found: dict[Key, list[float]] = {name: [] for name in calls}
+    timings: dict[Key, list[float]] = {name: [] for name in calls}
     for turn in range(warm_up + repeats):
         for name, call in calls.items():
             _wait(device)
@@ -25,8 +25,8 @@ def seconds(
             call()
             _wait(device)
             if turn >= warm_up:
-                found[name].append(time.perf_counter() - start)
-    return found
+                timings[name].append(time.perf_counter() - start)
+    return timings
 
 
 class Rate(NamedTuple):

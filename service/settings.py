@@ -292,7 +292,7 @@ class Settings(BaseSettings):
     @field_validator("cors_origins")
     @classmethod
     def _could_come_from_a_browser(cls, value: str | None) -> str | None:
-        if value is not None and (faults := [found for origin in _listed(value) if (found := origins.fault(origin))]):
+        if value is not None and (faults := [fault for origin in _listed(value) if (fault := origins.fault(origin))]):
             raise ValueError(f"expected origins that a browser sends, found {'; found '.join(faults)}")
         return value
 

@@ -56,9 +56,9 @@ def _fault(item: Any, fields: Mapping[str, FieldInfo], prefix: str) -> str:
     field = fields.get(name)
     if field is None:
         return f"{name} is not a setting; docs/reference/configuration.md lists them all"
-    found = f"{variable(name, field, prefix)}={'(hidden)' if _secret(field) else item['input']}"
+    assignment = f"{variable(name, field, prefix)}={'(hidden)' if _secret(field) else item['input']}"
     expected = f"expected {expectation(field)} ({field.description}; default {default(field)})"
-    return f"{found} is not valid: {_reason(item, field) or expected}"
+    return f"{assignment} is not valid: {_reason(item, field) or expected}"
 
 
 def _reason(item: Any, field: FieldInfo) -> str | None:

@@ -80,8 +80,8 @@ def _refuse_other(first: Checkpoint, other: Checkpoint) -> None:
 
 
 def _shown(value: Any) -> str:
-    told = str(value)
-    return told if len(told) <= 200 else f"{told[:200]}…"
+    text = str(value)
+    return text if len(text) <= 200 else f"{text[:200]}…"
 
 
 def _record(checkpoints: Sequence[Checkpoint], command: str) -> dict[str, Any]:

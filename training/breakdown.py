@@ -51,7 +51,7 @@ def measure(config: BreakdownConfig) -> list[dict[str, Any]]:
     checkpoint = load_checkpoint(path, **changes)
     parts = graph_parts.parts_of(checkpoint)
     manifest = checkpoint.manifest
-    told = {
+    facts = {
         "checkpoint": manifest.name,
         "digest": manifest.digest,
         "keep_rate": checkpoint.model.config.keep_rate,
@@ -61,14 +61,14 @@ def measure(config: BreakdownConfig) -> list[dict[str, Any]]:
     for precision in config.precisions or _possible(checkpoint):
         graph = _graph(checkpoint, precision)
         for size in config.batch_sizes:
-            found = _profile(config, graph, precision, parts, manifest.preprocess.native_size, size)
-            results.append({**told, "precision": precision, "batch_size": size, **found})
+            figures = _profile(config, graph, precision, parts, manifest.preprocess.native_size, size)
+            results.append({**facts, "precision": precision, "batch_size": size, **figures})
     return results
 
 
 def _possible(checkpoint: Checkpoint) -> list[Precision]:
     """What this processor has, and int8 where its artifact is of this checkpoint and config; says what is left out."""
-    found: list[Precision] = []
+    precisions: list[Precision] = []
     for precision in ("fp32", "bf16", "int8"):
         try:
             if missing := openvino_engine.why_not("cpu", precision):
@@ -78,16 +78,16 @@ def _possible(checkpoint: Checkpoint) -> list[Precision]:
         except EngineError as error:
             print(f"{precision}: not run: {error}")
         else:
-            found.append(precision)
-    return found
+            precisions.append(precision)
+    return precisions
 
 
 def _fitting(checkpoint: Checkpoint) -> tuple[Path, portable.Portable]:
     """The artifact beside the checkpoint; raises `ArtifactError` where it is of another checkpoint or config."""
     path = portable.path_beside(checkpoint.path)
-    found = portable.read(path)
-    portable.check_fits(path, found, checkpoint.manifest, checkpoint.model.config)
-    return path, found
+    artifact = portable.read(path)
+    portable.check_fits(path, artifact, checkpoint.manifest, checkpoint.model.config)
+    return path, artifact
 
 
 def _graph(checkpoint: Checkpoint, precision: Precision) -> Any:

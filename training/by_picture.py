@@ -75,8 +75,8 @@ def measure(config: ByPictureConfig, changes: dict[str, Any], command: str) -> l
         scored = _scored(bench, base.replace(scoring=strategy), sorted(config.keep_rates))
         answers[strategy] = scored.right
         rows = divide(scored, seen, others, config.seeds)
-        told = {"study": NAME, "thresholds_from": config.thresholds_from, **bench.origin()}
-        entries += [told | row for row in rows]
+        facts = {"study": NAME, "thresholds_from": config.thresholds_from, **bench.origin()}
+        entries += [facts | row for row in rows]
     path = records.write(NAME, command, entries, bench.device, bench.results)
     _publish(entries, seen, answers, config, command)
     print(f"recorded: {path}")
@@ -89,8 +89,8 @@ def _scored(bench: Bench, base: ModelConfig, keep_rates: Sequence[float]) -> Sco
     right = []
     for config in configs:
         right.append((bench.logits(config).argmax(dim=1) == bench.images.labels).numpy())
-        told = f"{STRATEGIES[base.scoring].label}, keep rate {config.keep_rate:g}: top-1 {right[-1].mean():.2%}"
-        print(f"{NAME}: {told}", file=sys.stderr)
+        line = f"{STRATEGIES[base.scoring].label}, keep rate {config.keep_rate:g}: top-1 {right[-1].mean():.2%}"
+        print(f"{NAME}: {line}", file=sys.stderr)
     return Scored(base.scoring, configs, tuple(bench.cost(config) for config in configs), np.stack(right))
 
 

@@ -40,8 +40,8 @@ def given(record: type[R], arguments: argparse.Namespace) -> dict[str, Any]:
     named = vars(arguments)
     missing = [name for name, field in record.model_fields.items() if field.is_required() and name not in named]
     if missing:
-        told = (f"--{name} is needed: {record.model_fields[name].description}" for name in missing)
-        raise ConfigError("; ".join(told))
+        messages = (f"--{name} is needed: {record.model_fields[name].description}" for name in missing)
+        raise ConfigError("; ".join(messages))
     return {name: value for name, value in named.items() if name in record.model_fields}
 
 
@@ -65,8 +65,8 @@ def run(main: Callable[[], None]) -> None:
 def _add(group: argparse._ArgumentGroup, name: str, field: FieldInfo) -> None:
     default = "required" if field.is_required() else f"default: {_shown(field.get_default(call_default_factory=True))}"
     choices = NAMES.get(name) or _choices(field.annotation)
-    told = f"one of {', '.join(choices)}; {default}" if choices else default
-    text = f"{field.description} ({told})".replace("%", "%%")
+    hint = f"one of {', '.join(choices)}; {default}" if choices else default
+    text = f"{field.description} ({hint})".replace("%", "%%")
     if field.annotation is bool:
         group.add_argument(
             f"--{name}", f"--no_{name}", dest=name, action=_Switch, nargs=0, default=argparse.SUPPRESS, help=text

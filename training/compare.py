@@ -76,12 +76,12 @@ def compare_checkpoints(config: CompareConfig, command: str) -> list[dict[str, A
     measured: dict[str, dict[str, Measured]] = {evaluated: {} for evaluated in changes}
     for path, manifest in manifests.items():  # one after the other: a bench holds gigabytes
         said = {"label": names[path], **trained.facts(first, manifest)}
-        for evaluated, found in _measured(config.replace(ckpt=path), manifest, changes, said).items():
-            measured[evaluated][manifest.digest] = found
+        for evaluated, measurement in _measured(config.replace(ckpt=path), manifest, changes, said).items():
+            measured[evaluated][manifest.digest] = measurement
     entries = [
-        {**found.entry, "against": _against(digest, found, each, measured[OWN], first.digest)}
+        {**measurement.entry, "against": _against(digest, measurement, each, measured[OWN], first.digest)}
         for each in measured.values()
-        for digest, found in each.items()
+        for digest, measurement in each.items()
     ]
     path = records.write(NAME, command, entries, pick_device(config.device), results)
     table = trained.page(entries)
@@ -94,7 +94,7 @@ def _measured(
     config: CompareConfig, manifest: Manifest, changes: dict[str, dict[str, Any]], said: dict[str, Any]
 ) -> dict[str, Measured]:
     """The checkpoint of `config` under each config, equal ones measured once."""
-    bench, seen, found = Bench(config), dict[str, Measured](), dict[str, Measured]()
+    bench, seen, measurements = Bench(config), dict[str, Measured](), dict[str, Measured]()
     for evaluated, change in changes.items():
         model_config = trained.config_of(manifest, change)
         key = model_config.to_json()
@@ -112,20 +112,20 @@ def _measured(
             }
             seen[key] = Measured((logits.argmax(dim=1) == labels).numpy()[None], entry)
         row = {"study": NAME, "row": f"{evaluated}/{manifest.digest[:12]}", "evaluated": evaluated}
-        found[evaluated] = seen[key]._replace(entry={**row, **seen[key].entry})
-    return found
+        measurements[evaluated] = seen[key]._replace(entry={**row, **seen[key].entry})
+    return measurements
 
 
 def _against(
-    digest: str, found: Measured, alike: dict[str, Measured], own: dict[str, Measured], first: str
+    digest: str, measurement: Measured, alike: dict[str, Measured], own: dict[str, Measured], first: str
 ) -> dict[str, Any]:
     """The paired comparisons of one row: with the first checkpoint evaluated alike, and with itself as trained."""
     others = {}
     if digest != first:
         others["first"] = alike[first]
-    if found.entry["config"] != own[digest].entry["config"]:
+    if measurement.entry["config"] != own[digest].entry["config"]:
         others[OWN] = own[digest]
-    return {name: compare(found.right, other.right)._asdict() for name, other in others.items()}
+    return {name: compare(measurement.right, other.right)._asdict() for name, other in others.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

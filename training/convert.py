@@ -51,12 +51,12 @@ def folded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
-def fitted(found: dinov2.Dinov2, model: Any, config: ConvertConfig) -> dict[str, Tensor]:
+def fitted(source: dinov2.Dinov2, model: Any, config: ConvertConfig) -> dict[str, Tensor]:
     """The folded weights on the patch size and grid of a timm ViT without a head.
 
     Raises `WeightsError` where more than patch size and grid differs.
     """
-    state: dict[str, Tensor] = vision_transformer.checkpoint_filter_fn(folded(found.state), model)
+    state: dict[str, Tensor] = vision_transformer.checkpoint_filter_fn(folded(source.state), model)
     expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
     shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
     differing = sorted(key for key in expected.keys() | shapes.keys() if expected.get(key) != shapes.get(key))
@@ -68,10 +68,10 @@ def fitted(found: dinov2.Dinov2, model: Any, config: ConvertConfig) -> dict[str,
             f"{shapes.get(key, 'no such tensor')}; name the --backbone (and --backbone_args) of its depth and width"
         )
     head_dim = model.blocks[0].attn.head_dim
-    if found.head_dim not in (None, head_dim):
+    if source.head_dim not in (None, head_dim):
         raise WeightsError(
             f"convert: expected attention heads of {head_dim} channels, as {config.backbone} has them, in "
-            f"{config.onnx}, found {found.head_dim}; name the --backbone_args num_heads=… of the file"
+            f"{config.onnx}, found {source.head_dim}; name the --backbone_args num_heads=… of the file"
         )
     return {key: tensor.contiguous() for key, tensor in state.items()}
 
@@ -84,12 +84,12 @@ def convert(config: ConvertConfig, command: str) -> dict[str, Any]:
     """
     arguments = {"num_classes": 0, "img_size": config.image_size, **config.backbone_args}
     model = backbone.create(config.backbone, **arguments)
-    found = dinov2.read(config.onnx)
-    state = fitted(found, model, config)
+    source = dinov2.read(config.onnx)
+    state = fitted(source, model, config)
     origin = {
         "command": command,
         "backbone": config.backbone,
-        "done": _done(found.state, state),
+        "done": _done(source.state, state),
         "versions": versions(),
         "started_from": {"file": config.onnx.name, "sha256": sha256(config.onnx)},
     }

@@ -109,11 +109,11 @@ def summary(times: Mapping[str, Sequence[float]], size: int) -> dict[str, dict[s
     """Images/s of every engine, median and quartiles, and its speed-up over eager: the median of the ratios."""
     figures = {}
     for kind, own in times.items():
-        found = rate(own, times[REFERENCE], size)
+        throughput = rate(own, times[REFERENCE], size)
         figures[kind] = {
-            "images_per_s": found.images_per_s,
-            "images_per_s_quartiles": list(found.quartiles),
-            "speed_up": found.speed_up,
+            "images_per_s": throughput.images_per_s,
+            "images_per_s_quartiles": list(throughput.quartiles),
+            "speed_up": throughput.speed_up,
         }
     return figures
 

@@ -90,10 +90,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = TrainConfig(**cli.given(TrainConfig, parsed))
     own = SpeedConfig(**cli.given(SpeedConfig, parsed))
     folder = records.folder(config.output_dir, own.record, dataset.source(config.data_dir))
-    found = speed(config, ModelConfig(**cli.given(ModelConfig, parsed)), own.seconds)
+    result = speed(config, ModelConfig(**cli.given(ModelConfig, parsed)), own.seconds)
     command = cli.command("training.loader", arguments)
-    path = records.write("loader", command, [found], pick_device(config.device), folder)
-    print(f"{found['loader']:.0f} images/s; {found['loader_enlarged']:.0f} enlarged to {found['image_size']}")
+    path = records.write("loader", command, [result], pick_device(config.device), folder)
+    print(f"{result['loader']:.0f} images/s; {result['loader_enlarged']:.0f} enlarged to {result['image_size']}")
     print(f"recorded: {path}")
 
 

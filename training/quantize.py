@@ -82,17 +82,17 @@ def quantize(config: QuantizeConfig, command: str) -> list[dict[str, Any]]:
             else openvino_graph.create(checkpoint, precision, config.batch_size, None, threads)
         )
         own = _right(engine, test)
-        accuracy[precision] = found = _accuracy(own, reference)
+        accuracy[precision] = measured = _accuracy(own, reference)
         result = {
             "checkpoint": manifest.name,
             "digest": manifest.digest,
             "artifact": shipped.digest,
             "precision": precision,
-            **found.model_dump(),
+            **measured.model_dump(),
             "bound": portable.MAX_LOSS,
         }
         records.add("precision", command, result, CPU, folder, same=("digest", "precision", "images", "machine"))
-        print(f"{report(precision, found)}, {time.perf_counter() - start:.0f} s", flush=True)
+        print(f"{report(precision, measured)}, {time.perf_counter() - start:.0f} s", flush=True)
         results.append(result)
     files.write_text(path, shipped.replace(accuracy=accuracy).to_json() + "\n")
     return results
@@ -121,12 +121,12 @@ def _accuracy(own: Bool[np.ndarray, " images"], reference: Bool[np.ndarray, " im
     )
 
 
-def report(precision: str, found: Accuracy) -> str:
+def report(precision: str, accuracy: Accuracy) -> str:
     """What a precision costs, as one line for people."""
-    verdict = "taken unasked" if found.difference >= -portable.MAX_LOSS else "only by name"
+    verdict = "taken unasked" if accuracy.difference >= -portable.MAX_LOSS else "only by name"
     return (
-        f"{precision}: top-1 {found.top1:.2%}, {100 * found.difference:+.2f} points to float32 "
-        f"({100 * found.low:+.2f} to {100 * found.high:+.2f}) on {found.images:,} images: {verdict}"
+        f"{precision}: top-1 {accuracy.top1:.2%}, {100 * accuracy.difference:+.2f} points to float32 "
+        f"({100 * accuracy.low:+.2f} to {100 * accuracy.high:+.2f}) on {accuracy.images:,} images: {verdict}"
     )
 
 

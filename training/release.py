@@ -76,7 +76,7 @@ def release(config: ReleaseConfig, changes: dict[str, Any], command: str) -> Man
         if config.half:  # score the weights that ship, rounded as they will be
             checkpoint.model.half().float()
     stems = Stems(STEM_BYTES)
-    found = {
+    measured_scores = {
         f"{prefix}{name}": value
         for checkpoint, prefix in ((merged, ""), (plain, "plain_"))
         for name, value in _scores(checkpoint, images, config, calibration["temperature"], stems).items()
@@ -88,7 +88,7 @@ def release(config: ReleaseConfig, changes: dict[str, Any], command: str) -> Man
         preprocess=merged.manifest.preprocess,
         class_names=merged.manifest.class_names,
         superclasses=merged.manifest.superclasses,
-        scores=found,
+        scores=measured_scores,
         training={
             **merged.manifest.training,
             **({"made_from": config.made_from} if config.made_from else {}),
@@ -99,8 +99,8 @@ def release(config: ReleaseConfig, changes: dict[str, Any], command: str) -> Man
         certain_from=calibration.get("certainty", {}).get("certain_from"),
         dtype=torch.float16 if config.half else torch.float32,
     )
-    told = json.dumps(manifest.model_dump(mode="json"), indent=1)
-    files.write_text(config.out.with_suffix(".json"), told + "\n")
+    manifest_json = json.dumps(manifest.model_dump(mode="json"), indent=1)
+    files.write_text(config.out.with_suffix(".json"), manifest_json + "\n")
     return manifest
 
 
@@ -132,12 +132,12 @@ def _scores(
 ) -> dict[str, float]:
     """Scores of a model whose logits are already divided by the temperature."""
     logits = _answers(checkpoint, images, config, stems)
-    found = scores(logits, images.labels)
+    accuracy = scores(logits, images.labels)
     return {
-        "top1": found.top1,
-        "top5": found.top5,
-        "loss": found.loss,
-        "calibration_error": found.calibration_error,
+        "top1": accuracy.top1,
+        "top5": accuracy.top5,
+        "loss": accuracy.loss,
+        "calibration_error": accuracy.calibration_error,
         "uncalibrated_error": calibration_error(logits * temperature, images.labels),
     }
 
@@ -151,16 +151,16 @@ def _answers(checkpoint: Checkpoint, images: Images, config: ReleaseConfig, stem
 
 def report(manifest: Manifest) -> str:
     """The scores as text for people: with the merging of the release, and without any."""
-    found = manifest.scores
+    figures = manifest.scores
     lines = [
-        f"{label:<16}top-1 {found[f'{prefix}top1']:.2%}, top-5 {found[f'{prefix}top5']:.2%}, "
-        f"NLL {found[f'{prefix}loss']:.4f} nats, calibration error {found[f'{prefix}calibration_error']:.2%} "
-        f"({found[f'{prefix}uncalibrated_error']:.2%} uncalibrated)"
+        f"{label:<16}top-1 {figures[f'{prefix}top1']:.2%}, top-5 {figures[f'{prefix}top5']:.2%}, "
+        f"NLL {figures[f'{prefix}loss']:.4f} nats, calibration error {figures[f'{prefix}calibration_error']:.2%} "
+        f"({figures[f'{prefix}uncalibrated_error']:.2%} uncalibrated)"
         for label, prefix in (("as released", ""), ("without merging", "plain_"))
     ]
     calibration = manifest.training["calibration"]
-    told = f"{calibration['images']:,} held-out training images" if "images" in calibration else calibration["why"]
-    lines.append(f"{'temperature':<16}{calibration['temperature']:.3f} ({told})")
+    source = f"{calibration['images']:,} held-out training images" if "images" in calibration else calibration["why"]
+    lines.append(f"{'temperature':<16}{calibration['temperature']:.3f} ({source})")
     if certainty := calibration.get("certainty"):
         lines.append(f"{'certain from':<16}{certainty['certain_from']:.4f} ({_worth(certainty)})")
     return "\n".join(lines)

@@ -149,13 +149,13 @@ def _timed(config: RuntimesConfig, calls: Mapping[Runner, Call], images: Pixels)
         {runner: _bound(call, images) for runner, call in calls.items()}, config.repeats, config.warm_up, cpu
     )
     for runner, own in times.items():
-        found = rate(own, times[FIRST], len(images))
+        throughput = rate(own, times[FIRST], len(images))
         yield {
             **runner._asdict(),
             "batch_size": len(images),
-            "images_per_s": found.images_per_s,
-            "images_per_s_quartiles": list(found.quartiles),
-            "speed_up": found.speed_up,
+            "images_per_s": throughput.images_per_s,
+            "images_per_s_quartiles": list(throughput.quartiles),
+            "speed_up": throughput.speed_up,
             "gain": ratio(times[runner._replace(model="plain")], own),
             "repeats": config.repeats,
         }

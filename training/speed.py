@@ -53,7 +53,7 @@ def measure(config: StepConfig, model_config: ModelConfig) -> list[dict[str, Any
     first = next(iter(times.values()))
     results = []
     for name, own in times.items():
-        low, middle, high = statistics.quantiles([config.batch_size / one for one in own], n=4)
+        low, middle, high = statistics.quantiles([config.batch_size / second for second in own], n=4)
         results.append(
             {
                 "arithmetic": name,
@@ -61,7 +61,7 @@ def measure(config: StepConfig, model_config: ModelConfig) -> list[dict[str, Any
                 "batch_size": config.batch_size,
                 "images_per_s": middle,
                 "images_per_s_quartiles": [low, high],
-                "speed_up": statistics.median(other / one for other, one in zip(first, own, strict=True)),
+                "speed_up": statistics.median(other / second for other, second in zip(first, own, strict=True)),
                 "repeats": config.repeats,
                 "bfloat16": len(times) > 2,
             }

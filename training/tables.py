@@ -27,11 +27,13 @@ MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 def timing(results: Path) -> str:
     """Plain ViT against FreqMerge: MACs, parameters, images/s per batch size."""
-    found = records.read("timing", results)
-    sizes = sorted({entry["batch_size"] for entry in found})
+    entries = records.read("timing", results)
+    sizes = sorted({entry["batch_size"] for entry in entries})
     head = ["model", "tokens", "GMACs", "parameters (M)", *(f"images/s, batch {size}" for size in sizes)]
-    rows = [_timing_row([e for e in found if e["model"] == name]) for name in dict.fromkeys(e["model"] for e in found)]
-    return table(head, rows) + _source(found[0])
+    rows = [
+        _timing_row([e for e in entries if e["model"] == name]) for name in dict.fromkeys(e["model"] for e in entries)
+    ]
+    return table(head, rows) + _source(entries[0])
 
 
 def released(results: Path) -> str:
@@ -53,55 +55,55 @@ def released(results: Path) -> str:
         gain = f" FreqMerge against ToMe, points [95 %], p: {compared[1]}."
     artifact = portable.read(portable.path_beside(shipped.path))
     rows += [
-        [f"FreqMerge, {precision}", merging, rows[-1][2], f"{100 * found.top1:.2f}", ""]
-        for precision, found in artifact.accuracy.items()
+        [f"FreqMerge, {precision}", merging, rows[-1][2], f"{100 * accuracy.top1:.2f}", ""]
+        for precision, accuracy in artifact.accuracy.items()
     ]
-    told = (
+    note = (
         f"\n`{manifest.name}`, all {manifest.training['test_images']:,} test images, float32 where no precision is "
         f"named;\nkeep rate {model.config.keep_rate:g}, α {model.config.alpha:g}.{gain}\n"
     )
-    return table(["model", "tokens", "GMACs", "top-1 (%)", "top-5 (%)"], rows) + told
+    return table(["model", "tokens", "GMACs", "top-1 (%)", "top-5 (%)"], rows) + note
 
 
 def checkpoint(results: Path) -> str:
     """As `released`, and the commands that led to the weights."""
     manifest = read_manifest(default_checkpoint_path())
     steps = [*commands(manifest.training), manifest.training["released_by"]]
-    told = "".join(f"{number}. `{step}`\n" for number, step in enumerate(steps, 1))
-    return f"{released(results)}\nDigest `{manifest.digest[:12]}`. It was made by\n\n{told}"
+    listing = "".join(f"{number}. `{step}`\n" for number, step in enumerate(steps, 1))
+    return f"{released(results)}\nDigest `{manifest.digest[:12]}`. It was made by\n\n{listing}"
 
 
 def methods(results: Path) -> str:
     """The seed's table of methods with the measured numbers, and what has to be said beside it."""
-    found, counts = _any("ablation_scoring", results), _any("counts", results)
-    measured = {entry["digest"] for entry in found}
+    entries, counts = _any("ablation_scoring", results), _any("counts", results)
+    measured = {entry["digest"] for entry in entries}
     alphas = [entry for entry in _any("ablation_alpha", results) if entry["digest"] in measured]
     dynamicvit = [entry for entry in _any("dynamicvit", results) if entry["start"]["digest"] in measured]
-    told = reports.remarks(found, counts, alphas, dynamicvit)
-    return reports.methods(found, dynamicvit) + _below(told, found, counts, dynamicvit)
+    remarks = reports.remarks(entries, counts, alphas, dynamicvit)
+    return reports.methods(entries, dynamicvit) + _below(remarks, entries, counts, dynamicvit)
 
 
 def alpha(results: Path) -> str:
     """The seed's α sweep with the measured numbers."""
-    found = _any("ablation_alpha", results)
-    return reports.alpha(found) + _below(reports.findings(found), found)
+    entries = _any("ablation_alpha", results)
+    return reports.alpha(entries) + _below(reports.findings(entries), entries)
 
 
 def scoring(results: Path) -> str:
     """The seed's comparison of scores with the measured numbers, and the further baselines."""
-    found = _any("ablation_scoring", results)
-    return reports.scoring(found) + _below(reports.findings(found), found)
+    entries = _any("ablation_scoring", results)
+    return reports.scoring(entries) + _below(reports.findings(entries), entries)
 
 
 def parity(results: Path) -> str:
     """How nearly each engine answers as eager float32: one table per checkpoint."""
-    found = _any("parity", results)
-    digests = dict.fromkeys(entry["digest"] for entry in found)
-    tables = [_parity([entry for entry in found if entry["digest"] == digest]) for digest in digests]
+    entries = _any("parity", results)
+    digests = dict.fromkeys(entry["digest"] for entry in entries)
+    tables = [_parity([entry for entry in entries if entry["digest"] == digest]) for digest in digests]
     return "\n".join(tables) or f"{reports.NOT_RUN}\n"
 
 
-def _parity(found: Sequence[dict[str, Any]]) -> str:
+def _parity(entries: Sequence[dict[str, Any]]) -> str:
     head = ["engine", "keep rate", "same first class", "top-1 (%)", "largest difference of a score", "same merges"]
     rows = [
         [
@@ -112,37 +114,37 @@ def _parity(found: Sequence[dict[str, Any]]) -> str:
             f"{entry['score_max_difference']:.2g}",
             f"{entry['same_source_map']:.2%}",
         ]
-        for entry in found
+        for entry in entries
     ]
-    first = found[0]
-    told = (
+    first = entries[0]
+    note = (
         f"\nEager float32 answers {100 * first['reference_top1']:.2f} % right at keep rate {first['keep_rate']:g}. "
         f"`{first['command']}` and the like, checkpoint `{first['checkpoint']}`, {first['images']:,} test images, "
         f"{first['machine']['device']}, torch {first['machine']['torch']}.\n"
     )
-    return table(head, rows) + told
+    return table(head, rows) + note
 
 
 def engines(results: Path) -> str:
     """Each engine beside eager: images/s per model and batch size."""
-    found = _any("engines", results)
-    if not found:
+    entries = _any("engines", results)
+    if not entries:
         return f"{reports.NOT_RUN}\n"
-    sizes = sorted({entry["batch_size"] for entry in found})
+    sizes = sorted({entry["batch_size"] for entry in entries})
     head = ["model", "engine", *(f"images/s, batch {size}" for size in sizes), "ready after (s)"]
-    pairs = dict.fromkeys((entry["model"], entry["engine"]) for entry in found)
+    pairs = dict.fromkeys((entry["model"], entry["engine"]) for entry in entries)
     rows = [
-        _engine_row([one for one in found if (one["model"], one["engine"]) == pair], f"`{pair[0]}`", pair[1])
+        _engine_row([entry for entry in entries if (entry["model"], entry["engine"]) == pair], f"`{pair[0]}`", pair[1])
         for pair in pairs
     ]
-    first = found[0]
+    first = entries[0]
     machine = first["machine"]
-    told = (
+    note = (
         f"\n`{first['command']}` on {machine['device']}, {machine['threads']} threads, torch {machine['torch']}; uint8 "
         f"images in, host arrays out, medians of {first['repeats']} batches in turns, speed-up as the median of the "
         "ratios to eager. The last column is loading, building and warming up, without a cache.\n"
     )
-    return table(head, rows) + told
+    return table(head, rows) + note
 
 
 def cpu(results: Path) -> str:
@@ -159,27 +161,27 @@ def study(name: str) -> Callable[[Path], str]:
     """The table of a study in full, for the docs."""
 
     def full(results: Path) -> str:
-        found = _any(f"ablation_{name}", results)
-        if not found:
+        entries = _any(f"ablation_{name}", results)
+        if not entries:
             return f"{reports.NOT_RUN}\n"
-        told = verdicts.findings(found) if name == "score" else reports.findings(found)
-        return reports.study_table(found) + _below(told, found)
+        sentences = verdicts.findings(entries) if name == "score" else reports.findings(entries)
+        return reports.study_table(entries) + _below(sentences, entries)
 
     return full
 
 
 def by_picture(results: Path) -> str:
     """Budgets by picture: who gets which schedule, at the same mean cost."""
-    found = _any("by_picture", results)
-    if not found:
+    entries = _any("by_picture", results)
+    if not entries:
         return f"{reports.NOT_RUN}\n"
-    return picture_report.table_of(found) + _below(picture_report.findings(found), found)
+    return picture_report.table_of(entries) + _below(picture_report.findings(entries), entries)
 
 
 def compared(results: Path) -> str:
     """Checkpoints that were trained with different merging, on the same images."""
-    found = _any(trained.NAME, results)
-    return trained.page(found) + (f"\n{trained.source(found)}\n" if found else "")
+    entries = _any(trained.NAME, results)
+    return trained.page(entries) + (f"\n{trained.source(entries)}\n" if entries else "")
 
 
 TABLES: dict[str, Callable[[Path], str]] = {
@@ -201,7 +203,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
 
 def fill(page: str, results: Path) -> str:
     """The page with every marked table made anew."""
-    return MARKED.sub(lambda found: found[1] + TABLES[found[2]](results) + found[3], page)
+    return MARKED.sub(lambda match: match[1] + TABLES[match[2]](results) + match[3], page)
 
 
 def _any(name: str, results: Path) -> list[dict[str, Any]]:
@@ -209,9 +211,9 @@ def _any(name: str, results: Path) -> list[dict[str, Any]]:
     return records.read(name, results) if (results / f"{name}.jsonl").is_file() else []
 
 
-def _below(told: Sequence[str], found: Sequence[dict[str, Any]], *others: Sequence[dict[str, Any]]) -> str:
-    lines = "".join(f"- {line}\n" for line in told)
-    origin = reports.source(found, *others)
+def _below(sentences: Sequence[str], entries: Sequence[dict[str, Any]], *others: Sequence[dict[str, Any]]) -> str:
+    lines = "".join(f"- {line}\n" for line in sentences)
+    origin = reports.source(entries, *others)
     return (f"\n{lines}" if lines else "") + (f"\n{origin}\n" if origin else "")
 
 

@@ -206,10 +206,10 @@ class Run:
         own = self.held_out.take(torch.arange(distributed.rank(), len(self.held_out), distributed.size()))
         sums = [0.0, 0.0, 0.0]
         if len(own):
-            found = score(judging, own, self.config.eval_batch_size, self.device)
-            sums = [len(own) * value for value in (found.loss, found.top1, found.top5)]
+            own_scores = score(judging, own, self.config.eval_batch_size, self.device)
+            sums = [len(own) * value for value in (own_scores.loss, own_scores.top1, own_scores.top5)]
         if distributed.size() == 1:  # no rounding: the scores as they were found
-            return {"val_loss": found.loss, "val_top1": found.top1, "val_top5": found.top5}
+            return {"val_loss": own_scores.loss, "val_top1": own_scores.top1, "val_top5": own_scores.top5}
         loss, top1, top5 = (value / len(self.held_out) for value in distributed.total(sums, self.device))
         return {"val_loss": loss, "val_top1": top1, "val_top5": top5}
 
@@ -294,9 +294,9 @@ class Run:
         print(line, file=sys.stderr)
 
     def _identity(self) -> dict[str, Any]:
-        told = {**self.config.model_dump(mode="json", exclude={*FREE, "batch_size"}), **self.task.identity}
+        settings = {**self.config.model_dump(mode="json", exclude={*FREE, "batch_size"}), **self.task.identity}
         names = list(self.task.source.classes.names)
-        return {**told, "class_names": names, "training_images": len(self.loader), identity.STEP: self.loader.batch}
+        return {**settings, "class_names": names, "training_images": len(self.loader), identity.STEP: self.loader.batch}
 
 
 def run(config: TrainConfig, make_task: Callable[[], Task]) -> list[dict[str, Any]]:
@@ -317,7 +317,7 @@ def run(config: TrainConfig, make_task: Callable[[], Task]) -> list[dict[str, An
     try:
         return here.go()
     except KeyboardInterrupt as stopped:
-        raise KeyboardInterrupt(_kept(here)) from stopped
+        raise KeyboardInterrupt(_saved_so_far(here)) from stopped
 
 
 def train(config: TrainConfig, model_config: ModelConfig) -> list[dict[str, Any]]:
@@ -362,7 +362,7 @@ def _schedule(config: TrainConfig, optimizer: torch.optim.Optimizer, steps: int)
     return schedule
 
 
-def _kept(stopped: Run) -> str:
+def _saved_so_far(stopped: Run) -> str:
     if not stopped.saved:
         return "nothing of this run is saved yet; start it again"
     return f"{stopped.config.state_path} holds {stopped.saved}; the same command with --resume goes on from there"

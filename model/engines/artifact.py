@@ -151,7 +151,9 @@ class Failure(Frozen):
     final: bool = Field(description="whether the last one ended with an error, rather than with its process")
 
 
-def kept(origin: Origin, max_batch_size: int, folder: Path | None, load: Callable[[bytes], Loaded]) -> Loaded | None:
+def find_engine(
+    origin: Origin, max_batch_size: int, folder: Path | None, load: Callable[[bytes], Loaded]
+) -> Loaded | None:
     """What `load` makes of the engine of this origin that lies in the folder; None if there is none that can be used.
 
     One that is stale, damaged or refused by `load` with an `EngineError` is deleted, and the log says why.
@@ -168,7 +170,7 @@ def kept(origin: Origin, max_batch_size: int, folder: Path | None, load: Callabl
     return None
 
 
-def built(
+def build_engine(
     origin: Origin,
     profiles: tuple[Profile, ...],
     folder: Path | None,

@@ -192,7 +192,7 @@ class _OnCpu:
     def _portable(self, passed_over: list[str]) -> tuple[Path, Portable | None]:
         """The checkpoint's portable artifact and its place, if there is one that fits; why not is noted and logged."""
         checkpoint = self._checkpoint
-        path = portable.found(checkpoint.path, self._cache)
+        path = portable.find_artifact(checkpoint.path, self._cache)
         if path is None:
             return Path(), None
         try:

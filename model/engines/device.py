@@ -21,8 +21,10 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if not count:
-            told = f" ({words})" if (words := why_no_cuda()) else ""
-            raise EngineError(f"device: expected cpu or auto, as this torch sees no CUDA device{told}, found {name!r}")
+            explanation = f" ({words})" if (words := why_no_cuda()) else ""
+            raise EngineError(
+                f"device: expected cpu or auto, as this torch sees no CUDA device{explanation}, found {name!r}"
+            )
         if (device.index or 0) >= count:
             raise EngineError(f"device: expected a CUDA device below {count}, found {name!r}; use device cpu or auto")
         return torch.device("cuda", device.index or 0)

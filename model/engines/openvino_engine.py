@@ -107,7 +107,7 @@ class OpenVINOEngine:
         return EngineOutput(logits, scores, owners)
 
 
-def kept_or_built(
+def find_or_build(
     origin: Origin,
     build: Callable[[int], bytes],
     native_size: int,
@@ -130,7 +130,9 @@ def kept_or_built(
         return build(largest)
 
     profiles = (Profile(best=largest, largest=largest),)
-    return artifact.kept(origin, max_batch_size, folder, load) or artifact.built(origin, profiles, folder, fresh, load)
+    return artifact.find_engine(origin, max_batch_size, folder, load) or artifact.build_engine(
+        origin, profiles, folder, fresh, load
+    )
 
 
 def core() -> Any:

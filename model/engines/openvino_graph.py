@@ -60,7 +60,7 @@ def create(
 ) -> OpenVINOEngine:
     """The engine that lies in the folder, or one that is built now and kept there; raises `EngineError`."""
     origin = artifact.origin_of(checkpoint, precision, torch.device("cpu"), "openvino")
-    return openvino_engine.kept_or_built(
+    return openvino_engine.find_or_build(
         origin,
         lambda largest: build(checkpoint, precision, largest),
         checkpoint.manifest.preprocess.native_size,

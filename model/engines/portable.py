@@ -68,13 +68,13 @@ class Portable(Frozen):
 
     def why_not_unasked(self, precision: Precision) -> str | None:
         """Why this precision is not taken unless it is asked for, or None."""
-        found = self.accuracy.get(precision)
-        if found is None:
+        accuracy = self.accuracy.get(precision)
+        if accuracy is None:
             return f"what {precision} costs in accuracy was not measured"
-        if found.difference < -MAX_LOSS:
+        if accuracy.difference < -MAX_LOSS:
             return (
-                f"{precision} costs {-100 * found.difference:.2f} points of top-1 on {found.images:,} images, more "
-                f"than {100 * MAX_LOSS:g}"
+                f"{precision} costs {-100 * accuracy.difference:.2f} points of top-1 on {accuracy.images:,} images, "
+                f"more than {100 * MAX_LOSS:g}"
             )
         return None
 
@@ -84,7 +84,7 @@ def path_beside(checkpoint: Path) -> Path:
     return checkpoint.with_suffix(".int8.json")
 
 
-def found(checkpoint: Path, cache: Path | None) -> Path | None:
+def find_artifact(checkpoint: Path, cache: Path | None) -> Path | None:
     """Where the JSON of a checkpoint's portable artifact lies: beside it, or in the cache; None if in neither."""
     beside = path_beside(checkpoint)
     places = (beside, *(() if cache is None else (cache / beside.name,)))
@@ -142,9 +142,11 @@ def check_fits(path: Path, portable: Portable, manifest: Manifest, config: Model
             f"{portable.checkpoint.digest[:12]}…; export it again"
         )
     if portable.config != config:
-        mine, asked = portable.config.model_dump(), config.model_dump()
+        found, expected = portable.config.model_dump(), config.model_dump()
         differing = [
-            f"{name} expected {asked[name]}, found {mine[name]}" for name in asked if asked[name] != mine[name]
+            f"{name} expected {expected[name]}, found {found[name]}"
+            for name in expected
+            if expected[name] != found[name]
         ]
         raise ArtifactError(f"{path}: an artifact of another config: {'; '.join(differing)}")
 
@@ -175,7 +177,7 @@ def create(
             raise EngineError(f"{path}: could not be compiled: {error}") from error
 
     native_size = portable.checkpoint.preprocess.native_size
-    engine = openvino_engine.kept_or_built(origin, compiled, native_size, max_batch_size, folder, threads, reason)
+    engine = openvino_engine.find_or_build(origin, compiled, native_size, max_batch_size, folder, threads, reason)
     agreement.check_answers(engine, unpacked(portable.reference), (1, max_batch_size), "eager float32")
     return engine
 

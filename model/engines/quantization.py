@@ -62,7 +62,7 @@ def quantized(graph: Any, images: UInt8[np.ndarray, "images 3 native native"]) -
     if len(linear) < 2:
         raise EngineError(f"int8: expected linear layers and a head in the graph, found {len(linear)} linear layers")
     quantizable = set(linear[:-1])  # the last is the head
-    kept = [node.get_friendly_name() for node in products if node.get_friendly_name() not in quantizable]
+    ignored_names = [node.get_friendly_name() for node in products if node.get_friendly_name() not in quantizable]
     others = {node.get_type_name() for node in graph.get_ops()}
     _normalise_last(graph)
     logging.getLogger("nncf").setLevel(logging.WARNING)
@@ -75,7 +75,7 @@ def quantized(graph: Any, images: UInt8[np.ndarray, "images 3 native native"]) -
                 preset=nncf.QuantizationPreset.MIXED,
                 subset_size=len(images),
                 ignored_scope=nncf.IgnoredScope(
-                    names=kept,
+                    names=ignored_names,
                     types=sorted(others - {"MatMul", "Convolution", "Constant", "Parameter", "Result"}),
                     validate=False,
                 ),
@@ -121,23 +121,23 @@ def pictures(
     Files that are no picture are passed over. Raises `EngineError` where there is none.
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    found: list[np.ndarray] = []
+    images: list[np.ndarray] = []
     for place in np.random.default_rng(0).permutation(len(files)):
         data = files[place].read_bytes()
         if (kind := format_of(data)) is None:
             continue
         try:
-            found.append(network_input(data, kind, native_size))
+            images.append(network_input(data, kind, native_size))
         except DAMAGED:
             continue
-        if len(found) == count:
+        if len(images) == count:
             break
-    if not found:
+    if not images:
         raise EngineError(
             f"calibration: expected a folder of pictures, found none among {len(files)} files of {folder}; name the "
             "folder of the training pictures"
         )
-    return np.stack(found)
+    return np.stack(images)
 
 
 def write(

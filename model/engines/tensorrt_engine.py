@@ -78,7 +78,7 @@ def build(checkpoint: Checkpoint, precision: Precision, device: torch.device, si
     with engine_errors(f"tensorrt: {checkpoint.manifest.name} could not be built"), torch.cuda.device(device):
         classifier = classifier_of(checkpoint, precision).to(device)
         side = classifier.input_stage.native_size
-        images = torch_tensorrt.Input(profiles=[_shapes(one, side) for one in sizes], dtype=torch.uint8)
+        images = torch_tensorrt.Input(profiles=[_shapes(size, side) for size in sizes], dtype=torch.uint8)
         engine: bytes = torch_tensorrt.dynamo.convert_exported_program_to_serialized_trt_engine(
             exported(classifier, sizes[-1].largest),
             arg_inputs=[images],
@@ -119,11 +119,11 @@ def create(
         max_batch_size=max_batch_size,
         reason=reason,
     )
-    found = artifact.kept(origin, max_batch_size, folder, load)
-    if found is not None:
-        return found
+    engine = artifact.find_engine(origin, max_batch_size, folder, load)
+    if engine is not None:
+        return engine
     _builder()  # before a long build is announced, or its failure remembered
-    return artifact.built(origin, sizes, folder, fresh, load, remember=True)
+    return artifact.build_engine(origin, sizes, folder, fresh, load, remember=True)
 
 
 class TensorRTEngine:

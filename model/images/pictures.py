@@ -47,7 +47,7 @@ _ALL = {
     "BMP": _Format(bmp.announced, bmp.essence, BmpImageFile),
     "AVIF": _Format(avif.announced, avif.essence, AvifImageFile),
 }
-_FORMATS = {name: one for name, one in _ALL.items() if name != "AVIF" or features.check("avif")}
+_FORMATS = {name: picture_format for name, picture_format in _ALL.items() if name != "AVIF" or features.check("avif")}
 FORMATS = tuple(_FORMATS)
 """What is accepted, as browsers show it; AVIF where Pillow was built with it. TIFF is not: many rare compressions."""
 
@@ -91,15 +91,15 @@ DAMAGED = (
 
 def format_of(data: bytes) -> str | None:
     """The name in `FORMATS` that the first bytes announce, None if they announce no such picture."""
-    for name, one in _FORMATS.items():
-        if one.announced(data):
+    for name, picture_format in _FORMATS.items():
+        if picture_format.announced(data):
             return name
     return None
 
 
-def examined(data: bytes, found: str) -> Essence:
+def examined(data: bytes, format_name: str) -> Essence:
     """What the pixels need of the file, and its cost; raises `Excessive`, or another of `DAMAGED`."""
-    return _FORMATS[found].essence(data)
+    return _FORMATS[format_name].essence(data)
 
 
 def listed() -> str:
@@ -107,14 +107,14 @@ def listed() -> str:
     return f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
 
 
-def opened(data: bytes, found: str) -> ImageFile:
+def opened(data: bytes, format_name: str) -> ImageFile:
     """The file with its header read; raises one of `DAMAGED`.
 
     Pillow's reader is called directly, because `Image.open` has a size limit of its own that prints a warning
     or hides the size, and for lack of one format imports the readers of all others. A phone's multi-picture
     JPEG yields its main picture this way.
     """
-    return _FORMATS[found].reader(io.BytesIO(data))
+    return _FORMATS[format_name].reader(io.BytesIO(data))
 
 
 def network_side(native_size: int) -> int:
@@ -122,11 +122,11 @@ def network_side(native_size: int) -> int:
     return max(2 * SHORT_SIDE_FLOOR, NETWORK_SIDES * native_size)
 
 
-def network_input(data: bytes, found: str, native_size: int) -> NDArray[np.uint8]:
+def network_input(data: bytes, format_name: str, native_size: int) -> NDArray[np.uint8]:
     """uint8 [3, native, native] of a file, as the service gives it to its engine; raises one of `DAMAGED`."""
     keep_side = network_side(native_size)
-    essence = examined(data, found)
-    with opened(essence.data, found) as image:
+    essence = examined(data, format_name)
+    with opened(essence.data, format_name) as image:
         draft(image, keep_side)
         return prepare_image(upright(image, keep_side, essence).image, native_size)
 
@@ -157,11 +157,11 @@ def upright(image: ImageFile, keep_side: int, essence: Essence) -> Upright:
     if image.format == "AVIF":
         orientation = _orientation(image)  # Pillow joins the EXIF block with the format's own turns
     rest = reduction(*loaded.size, keep_side)
-    kept = _turned(_on_white(_reduced(_true_colour(loaded), rest)), orientation)
-    if kept is loaded:
-        kept = loaded.copy()  # a plain image: the opened one holds on to the file and its metadata
-    kept.info.clear()
-    return Upright(kept, orientation >= 5, warnings)
+    upright_image = _turned(_on_white(_reduced(_true_colour(loaded), rest)), orientation)
+    if upright_image is loaded:
+        upright_image = loaded.copy()  # a plain image: the opened one holds on to the file and its metadata
+    upright_image.info.clear()
+    return Upright(upright_image, orientation >= 5, warnings)
 
 
 def _loaded(image: ImageFile, essence: Essence) -> tuple[Image.Image, tuple[str, ...]]:

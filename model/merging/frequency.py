@@ -1,6 +1,6 @@
 """Frequency scores: high-frequency energy on the patch grid, of the channel mean (LFGM) and of all channels.
 
-The seed filters with a 2-D FFT. The filter is linear and the grid is fixed, so it is a projection:
+The original README filters with a 2-D FFT. The filter is linear and the grid is fixed, so it is a projection:
 with U the orthonormal real modes inside the disc of radius r, high-pass(m) = m - U (U^T m). That
 form needs no FFT, which TensorRT lacks and half precision restricts to power-of-two sizes.
 """

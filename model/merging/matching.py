@@ -50,7 +50,7 @@ def match(similarity: Float[Tensor, "batch sources destinations"], merged: int) 
     """
     batch, sources, destinations = similarity.shape
     # topk(1), not max: torch 2.11's inductor miscompiles the index of a maximum that it fuses with the penalty (CPU)
-    best, partner = (found[:, :, 0] for found in similarity.topk(1, dim=2))
+    best, partner = (top[:, :, 0] for top in similarity.topk(1, dim=2))
     position = torch.arange(sources, device=similarity.device)
     leaving = (best.topk(merged, dim=1).indices[:, :, None] == position).any(dim=1)
     # counted, not cumsum, which TensorRT would run as a loop with one step per token
@@ -69,9 +69,9 @@ def interleave(
     return torch.cat([pairs, destinations[:, sources.shape[1] :]], dim=1)
 
 
-def assignment_matrix(row: Int[Tensor, "batch tokens"], kept: int) -> Float[Tensor, "batch kept tokens"]:
+def assignment_matrix(row: Int[Tensor, "batch tokens"], kept_count: int) -> Float[Tensor, "batch kept tokens"]:
     """One-hot columns: entry (k, t) is 1 where old token t joins new token k; a row of -1 joins none."""
-    return (row[:, None, :] == torch.arange(kept, device=row.device)[None, :, None]).float()
+    return (row[:, None, :] == torch.arange(kept_count, device=row.device)[None, :, None]).float()
 
 
 def weighted_merge(

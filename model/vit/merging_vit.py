@@ -258,10 +258,10 @@ class Merging(nn.Module):
         )
         return view, stream._replace(tokens=x)
 
-    def _reduce(self, view: View, stream: Stream, kept: int) -> tuple[First, Stream]:
-        """The stream with `kept` patch tokens, and what later blocks may ask about the first that merged."""
+    def _reduce(self, view: View, stream: Stream, kept_count: int) -> tuple[First, Stream]:
+        """The stream with `kept_count` patch tokens, and what later blocks may ask about the first that merged."""
         first = view.first
-        if kept == view.tokens.shape[1]:
+        if kept_count == view.tokens.shape[1]:
             return first, stream
         if self.config.rescore == "pool" and first.protection is not None:
             score: Tensor | None = view.pooled(first.protection)
@@ -271,8 +271,8 @@ class Merging(nn.Module):
             first = first._replace(protection=score)
         if score is not None and self.config.score_scale == "rank":
             score = rank(score)
-        row = self.strategy.assign(view, score, kept)
-        assignment = assignment_matrix(row, kept)
+        row = self.strategy.assign(view, score, kept_count)
+        assignment = assignment_matrix(row, kept_count)
         tokens, size = self.strategy.combine(view, assignment)
         prefix = stream.tokens[:, : self.vit.num_prefix_tokens]
         rotary = None if stream.rotary is None else merge_rotary(stream.rotary, view.size, assignment)

@@ -94,7 +94,7 @@ def _make_room(budget: BodyBudget, arrivals: Arrivals, arrival: Arrival, size: i
     if budget.has(size):
         return
     slower = arrivals.slower_than(arrival)
-    if sum(one.held for one in slower) < budget.limit * SLOW_SHARE:
+    if sum(other.held for other in slower) < budget.limit * SLOW_SHARE:
         return
     for slowest in slower:
         if budget.has(size):

@@ -175,8 +175,8 @@ def _names(disposition: bytes) -> tuple[str, str | None]:
     if b"*" not in disposition:
         _, options = parse_options_header(disposition)
         name = options.get(b"filename")
-        found = None if name is None else name.decode("utf-8", "replace")
-        return options.get(b"name", b"").decode("utf-8", "replace"), found
+        filename = None if name is None else name.decode("utf-8", "replace")
+        return options.get(b"name", b"").decode("utf-8", "replace"), filename
     # RFC 7578 forbids `filename*=`, so that parser ignores it; some clients send it all the same. Four times slower
     parsed = Message()
     parsed["content-disposition"] = disposition.decode("utf-8", "replace")

@@ -109,9 +109,9 @@ class Arrival:
         if self._marks is None:
             self._marks = deque([0], LOOKS)
             return
-        found = self.size - self._marks[0]
-        if len(self._marks) == LOOKS and found < pace.least_bytes:
-            self.end(_slow(pace, found))
+        received = self.size - self._marks[0]
+        if len(self._marks) == LOOKS and received < pace.least_bytes:
+            self.end(_slow(pace, received))
         self._marks.append(self.size)
 
     def rate(self) -> float:

@@ -79,7 +79,11 @@ def query_parameters(route: BaseRoute | None) -> list[str]:
 def allowed_methods(routes: Iterable[BaseRoute], scope: Scope) -> list[str]:
     """Every method that some route answers on the path of this request, sorted."""
     tried = [(method, {**scope, "method": method}) for method in METHODS]
-    return [method for method, asked in tried if any(route.matches(asked)[0] is Match.FULL for route in routes)]
+    return [
+        method
+        for method, method_scope in tried
+        if any(route.matches(method_scope)[0] is Match.FULL for route in routes)
+    ]
 
 
 def _from_starlette(error: HTTPException, request: Request) -> RequestError:

@@ -40,7 +40,7 @@ class GracefulServer(uvicorn.Server):
         super().__init__(config)
         self._service = service
         self._leave_at: float | None = None
-        self._told = False
+        self._shutdown_logged = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """First signal: not ready, and the countdown starts. Second signal: now."""
@@ -76,8 +76,8 @@ class GracefulServer(uvicorn.Server):
         await super().shutdown(sockets)
 
     def _say_once(self) -> None:
-        if not self._told:  # not in the signal handler: logging there may meet its own lock
-            self._told = True
+        if not self._shutdown_logged:  # not in the signal handler: logging there may meet its own lock
+            self._shutdown_logged = True
             log.info("shutting down", extra={"fields": {"delay_s": self._service.settings.shutdown_delay_s}})
 
 

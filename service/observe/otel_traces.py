@@ -102,7 +102,7 @@ def _name(request: AnsweredRequest) -> str:
 
 def _attributes(request: AnsweredRequest) -> dict[str, AttributeValue]:
     """By OpenTelemetry's conventions for HTTP servers. Neither query nor address: they hold image ids, and people."""
-    found: dict[str, AttributeValue] = {
+    attributes: dict[str, AttributeValue] = {
         "http.request.method": request.method if request.method in METHODS else "_OTHER",
         "url.path": request.path[:MAX_PATH],
         "url.scheme": request.scheme,
@@ -111,7 +111,7 @@ def _attributes(request: AnsweredRequest) -> dict[str, AttributeValue]:
         "freqmerge.request_id": request.request_id,
     }
     if request.route is not None:
-        found["http.route"] = request.route
+        attributes["http.route"] = request.route
     if request.refusal is not None:
-        found["error.type" if request.status >= 500 else "freqmerge.refusal"] = request.refusal
-    return found
+        attributes["error.type" if request.status >= 500 else "freqmerge.refusal"] = request.refusal
+    return attributes

@@ -73,13 +73,13 @@ class _Process:
                 self._next(wanted, START_S)
                 self._started = True
             write(self._questions, head, data)
-            told, pixels = self._next(wanted, SILENCE_S)
+            answer, pixels = self._next(wanted, SILENCE_S)
         except (OSError, EOFError):
             self.end()
             raise _Ended("died") from None
-        if told.get("error") == "ended":
-            raise _Ended(_BY_SIGNAL.get(told["signal"], "died"))
-        return told, pixels
+        if answer.get("error") == "ended":
+            raise _Ended(_BY_SIGNAL.get(answer["signal"], "died"))
+        return answer, pixels
 
     @property
     def alive(self) -> bool:
@@ -142,7 +142,7 @@ class DecodeWorkers:
     def decode(
         self,
         essence: Essence,
-        found: str,
+        format_name: str,
         keep_side: int,
         limits: PictureLimits,
         wanted: Callable[[], bool] = always,
@@ -155,7 +155,7 @@ class DecodeWorkers:
             "width": essence.width,
             "height": essence.height,
             "orientation": essence.orientation,
-            "format": found,
+            "format": format_name,
             "keep_side": keep_side,
             "limits": limits,
             "cpu_s": self._cpu_s,
@@ -163,15 +163,15 @@ class DecodeWorkers:
         }
         try:
             with self._process() as process:
-                told, pixels = process.ask(head, essence.data, wanted)
+                answer, pixels = process.ask(head, essence.data, wanted)
         except _Ended as ended:
-            raise self._refusal(found, ended.reason) from None
-        if "error" in told:
-            raise _error(found, told)
+            raise self._refusal(format_name, ended.reason) from None
+        if "error" in answer:
+            raise _error(format_name, answer)
         with self._lock:
-            self.cpu_s += told["cpu_s"]
-        image = Image.frombytes("RGB", tuple(told["size"]), pixels)
-        return Picture(image, told["width"], told["height"], found, told["mode"], tuple(told["warnings"]))
+            self.cpu_s += answer["cpu_s"]
+        image = Image.frombytes("RGB", tuple(answer["size"]), pixels)
+        return Picture(image, answer["width"], answer["height"], format_name, answer["mode"], tuple(answer["warnings"]))
 
     def start(self) -> None:
         """Starts all processes, so that the first costly picture does not wait for one."""
@@ -215,24 +215,26 @@ class DecodeWorkers:
             log.error("no process to decode with", extra={"fields": {"error": str(error)}})
             raise NotReady("No process to decode large pictures starts; try again in a few seconds.") from None
 
-    def _refusal(self, found: str, reason: Kill) -> RequestError:
-        log.warning("a picture was not decoded to its end", extra={"fields": {"reason": reason, "format": found}})
+    def _refusal(self, format_name: str, reason: Kill) -> RequestError:
+        log.warning("a picture was not decoded to its end", extra={"fields": {"reason": reason, "format": format_name}})
         if reason == "abandoned":
             return ClientGone("nobody waited for the picture any more")
         if reason == "died":
-            return Undecodable(f"expected a whole {found} file, found one on which the decoder broke; export it again")
+            return Undecodable(
+                f"expected a whole {format_name} file, found one on which the decoder broke; export it again"
+            )
         limit = f"{self._cpu_s:g} s of a core" if reason == "cpu" else f"{SILENCE_S:g} s"
         return TooCostly(
-            f"expected a {found} file that is decoded within {limit}, found one that takes longer; "
+            f"expected a {format_name} file that is decoded within {limit}, found one that takes longer; "
             "reduce the picture, or export it as a plain JPEG"
         )
 
 
-def _error(found: str, told: dict[str, Any]) -> RequestError:
+def _error(format_name: str, answer: dict[str, Any]) -> RequestError:
     """What a process could not decode."""
-    if told["error"] == "memory":
-        return TooCostly(f"expected a {found} file of ordinary memory, found one that needs far more; reduce it")
-    if told["error"] in _REFUSALS:
-        return _REFUSALS[told["error"]](told["detail"])
-    log.error("a decoding process failed", extra={"fields": {"error": told["detail"]}})
+    if answer["error"] == "memory":
+        return TooCostly(f"expected a {format_name} file of ordinary memory, found one that needs far more; reduce it")
+    if answer["error"] in _REFUSALS:
+        return _REFUSALS[answer["error"]](answer["detail"])
+    log.error("a decoding process failed", extra={"fields": {"error": answer["detail"]}})
     return InternalError("the service failed on this picture; the log says why")

@@ -33,8 +33,8 @@ picture of one CPU second waiting for 30 (2026-11-25)."""
 
 def write(stream: BinaryIO, head: dict[str, Any], body: bytes) -> None:
     """A message: the length of a JSON object, the object, and `bytes` of body, which it counts."""
-    told = json.dumps({**head, "bytes": len(body)}).encode()
-    stream.write(LENGTH.pack(len(told)) + told)
+    encoded_head = json.dumps({**head, "bytes": len(body)}).encode()
+    stream.write(LENGTH.pack(len(encoded_head)) + encoded_head)
     stream.write(body)
     stream.flush()
 
@@ -63,14 +63,14 @@ def _answer(head: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
     except Exception as error:
         return {"error": "bug", "detail": f"{type(error).__name__}: {error}"}, b""
     used = resource.getrusage(resource.RUSAGE_SELF)
-    told = {
+    answer = {
         "cpu_s": used.ru_utime + used.ru_stime,
         "width": picture.width,
         "height": picture.height,
         "mode": picture.mode,
         "warnings": picture.warnings,
     }
-    return {**told, "size": picture.image.size}, picture.image.tobytes()
+    return {**answer, "size": picture.image.size}, picture.image.tobytes()
 
 
 def main() -> None:
@@ -106,11 +106,11 @@ class _Fork:
             _decode(writer, head, data)
         os.close(writer)
         with os.fdopen(reader, "rb") as stream:
-            told = stream.read()
+            message = stream.read()
         status = os.waitpid(self._pid, 0)[1]
         self._pid = 0
         if status == 0:
-            return told
+            return message
         ended = io.BytesIO()
         write(ended, {"error": "ended", "signal": status & 0x7F}, b"")
         return ended.getvalue()
@@ -127,10 +127,10 @@ def _decode(writer: int, head: dict[str, Any], data: bytes) -> NoReturn:
         signal.signal(STOP, signal.SIG_IGN)
         _bound_memory(head["memory_bytes"])
         signal.setitimer(signal.ITIMER_PROF, head["cpu_s"])
-        told, pixels = _answer(head, data)
+        answer, pixels = _answer(head, data)
         signal.setitimer(signal.ITIMER_PROF, 0)
         with os.fdopen(writer, "wb") as stream:
-            write(stream, told, pixels)
+            write(stream, answer, pixels)
         os._exit(0)
     finally:
         os._exit(1)  # not through the interpreter's exit: that is the parent's

@@ -104,33 +104,34 @@ def decode(
     such place. Raises `EmptyBody`, `UnsupportedFormat`, `TooLarge`, `TooCostly` (both from the header, before any
     pixel is read), `Undecodable` or `ClientGone`.
     """
-    found = _accepted_format(data)
+    format_name = _accepted_format(data)
     limits = PictureLimits(max_pixels, min(max_pixels, max_full_pixels or max_pixels), max_side)
     try:
-        essence = pictures.examined(data, found)
+        essence = pictures.examined(data, format_name)
     except Excessive as error:
         raise TooCostly(
-            f"expected a {found} file that is decoded in a moment, found {error}; export it again with plain settings"
+            f"expected a {format_name} file that is decoded in a moment, found {error}; "
+            "export it again with plain settings"
         ) from error
     except pictures.DAMAGED as error:
-        raise _undecodable(found, error) from error
+        raise _undecodable(format_name, error) from error
     if not essence.width * essence.height:
         raise Undecodable(
-            f"expected a picture of one pixel or more on each side, found a {found} file of {essence.width} x "
+            f"expected a picture of one pixel or more on each side, found a {format_name} file of {essence.width} x "
             f"{essence.height}; export or download it again"
         )
-    _check_size(essence.width, essence.height, found, limits)
+    _check_size(essence.width, essence.height, format_name, limits)
     if within_s is not None and essence.cost_s > within_s:
         raise Costly
     if essence.cost_s > COSTLY_S and elsewhere is not None:
-        with budget.hold_patiently(_costly_bytes(essence, found), wanted) if budget else nullcontext():
-            return elsewhere(essence, found, keep_side, limits, wanted)
-    return decode_essence(essence, found, keep_side, limits, budget, wanted)
+        with budget.hold_patiently(_costly_bytes(essence, format_name), wanted) if budget else nullcontext():
+            return elsewhere(essence, format_name, keep_side, limits, wanted)
+    return decode_essence(essence, format_name, keep_side, limits, budget, wanted)
 
 
 def decode_essence(
     essence: Essence,
-    found: str,
+    format_name: str,
     keep_side: int,
     limits: PictureLimits,
     budget: ByteBudget | None = None,
@@ -138,20 +139,20 @@ def decode_essence(
 ) -> Picture:
     """The picture of a file that was examined, decoded here; raises `TooLarge`, `Undecodable` or `ClientGone`."""
     try:
-        with pictures.opened(essence.data, found) as image:
-            _check_size(image.width, image.height, found, limits)
+        with pictures.opened(essence.data, format_name) as image:
+            _check_size(image.width, image.height, format_name, limits)
             size = pictures.draft(image, keep_side)
-            with budget.hold(_decoding_bytes(image, found, size), wanted) if budget else nullcontext():
-                return _picture(image, found, keep_side, size, essence)
+            with budget.hold(_decoding_bytes(image, format_name, size), wanted) if budget else nullcontext():
+                return _picture(image, format_name, keep_side, size, essence)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise TooLarge(_too_large(found, limits, "a header that announces far more")) from error
+        raise TooLarge(_too_large(format_name, limits, "a header that announces far more")) from error
     except pictures.DAMAGED as error:
-        raise _undecodable(found, error) from error
+        raise _undecodable(format_name, error) from error
 
 
-def _undecodable(found: str, error: Exception) -> Undecodable:
+def _undecodable(format_name: str, error: Exception) -> Undecodable:
     return Undecodable(
-        f"expected a whole {found} file, found one that does not decode ({_reason(error)}); "
+        f"expected a whole {format_name} file, found one that does not decode ({_reason(error)}); "
         "it is truncated or damaged: export or download it again"
     )
 
@@ -170,8 +171,8 @@ def _accepted_format(data: bytes) -> str:
     """The name in `FORMATS` that the first bytes announce; no name or type given by the client is asked."""
     if not data:
         raise EmptyBody(f"expected the bytes of a picture ({pictures.listed()}), found none; send the file as the body")
-    if found := pictures.format_of(data):
-        return found
+    if format_name := pictures.format_of(data):
+        return format_name
     raise UnsupportedFormat(
         f"expected a picture as {pictures.listed()}, found {_describe(data)}; convert it to JPEG or PNG and send that"
     )
@@ -192,17 +193,17 @@ def _describe(data: bytes) -> str:
     return f"bytes that begin with {data[:8].hex(' ')}"
 
 
-def _check_size(width: int, height: int, found: str, limits: PictureLimits) -> None:
-    if width * height > _most_pixels(found, limits) or max(width, height) > limits.max_side:
-        raise TooLarge(_too_large(found, limits, f"{width} x {height}, {width * height:,} pixels"))
+def _check_size(width: int, height: int, format_name: str, limits: PictureLimits) -> None:
+    if width * height > _most_pixels(format_name, limits) or max(width, height) > limits.max_side:
+        raise TooLarge(_too_large(format_name, limits, f"{width} x {height}, {width * height:,} pixels"))
 
 
-def _most_pixels(found: str, limits: PictureLimits) -> int:
-    return limits.max_pixels if found == "JPEG" else limits.max_full_pixels
+def _most_pixels(format_name: str, limits: PictureLimits) -> int:
+    return limits.max_pixels if format_name == "JPEG" else limits.max_full_pixels
 
 
-def _too_large(found: str, limits: PictureLimits, announced: str) -> str:
-    most = _most_pixels(found, limits)
+def _too_large(format_name: str, limits: PictureLimits, announced: str) -> str:
+    most = _most_pixels(format_name, limits)
     larger = f" (a JPEG may have {limits.max_pixels:,})" if most < limits.max_pixels else ""
     return (
         f"expected at most {most:,} pixels and {limits.max_side:,} on a side{larger}, found {announced}; "
@@ -215,19 +216,19 @@ def _reason(error: Exception) -> str:
     return str(error)[:200] if isinstance(error, OSError) else "its structure is damaged"
 
 
-def _decoding_bytes(image: ImageFile, found: str, size: tuple[int, int]) -> int:
+def _decoding_bytes(image: ImageFile, format_name: str, size: tuple[int, int]) -> int:
     """Memory that decoding takes at its peak, from the header alone."""
-    decoded = image.width * image.height * PIXEL_BYTES[found]
+    decoded = image.width * image.height * PIXEL_BYTES[format_name]
     whole = size[0] * size[1] * PROGRESSIVE_BYTES if image.info.get("progressive") else 0
     return decoded + whole
 
 
-def _costly_bytes(essence: Essence, found: str) -> int:
+def _costly_bytes(essence: Essence, format_name: str) -> int:
     """The same where this process does not open the file; a JPEG counts as one that is not decoded smaller."""
-    return essence.width * essence.height * PIXEL_BYTES[found]
+    return essence.width * essence.height * PIXEL_BYTES[format_name]
 
 
-def _picture(image: ImageFile, found: str, keep_side: int, size: tuple[int, int], essence: Essence) -> Picture:
-    kept, turned, warnings = pictures.upright(image, keep_side, essence)
+def _picture(image: ImageFile, format_name: str, keep_side: int, size: tuple[int, int], essence: Essence) -> Picture:
+    upright_image, turned, warnings = pictures.upright(image, keep_side, essence)
     width, height = (size[1], size[0]) if turned else size
-    return Picture(kept, width, height, found, image.mode, warnings)
+    return Picture(upright_image, width, height, format_name, image.mode, warnings)

@@ -39,28 +39,28 @@ def families(registry: Collector, *, engine: bool) -> list[Family]:
             [(sample.name, dict(sample.labels), sample.value) for sample in metric.samples],
         )
         for metric in registry.collect()
-        if _told(metric.name, engine)
+        if _is_own_metric(metric.name, engine)
     ]
 
 
 class Gathered(Collector):
     """The families of many replicas, one after the other in each metric."""
 
-    def __init__(self, told: Mapping[str, Sequence[Family]]) -> None:
-        self._told = told
+    def __init__(self, families_by_replica: Mapping[str, Sequence[Family]]) -> None:
+        self._families_by_replica = families_by_replica
 
     def collect(self) -> Iterator[Metric]:
         """The metrics."""
         merged: dict[str, Metric] = {}
-        for replica, found in self._told.items():
-            for name, documentation, kind, samples in found:
+        for replica, replica_families in self._families_by_replica.items():
+            for name, documentation, kind, samples in replica_families:
                 metric = merged.setdefault(name, Metric(name, documentation, kind))
                 for sample, labels, value in samples:
                     metric.add_sample(sample, {**labels, LABEL: replica}, value)
         yield from merged.values()
 
 
-def _told(name: str, engine: bool) -> bool:
+def _is_own_metric(name: str, engine: bool) -> bool:
     if not name.startswith("freqmerge_") or name in BY_BOTH:
         return True
     return (name in BY_ENGINES) == engine

@@ -55,8 +55,8 @@ class Ingress:
             raise self._service.failure
 
     def _load(self, settings: Settings) -> ServedModel:
-        told = asyncio.run_coroutine_threadsafe(self._describe(), self._loop).result()
-        return remote_model(told, self._call, self._loop, longest_call_s(settings), settings.engine_replicas)
+        description = asyncio.run_coroutine_threadsafe(self._describe(), self._loop).result()
+        return remote_model(description, self._call, self._loop, longest_call_s(settings), settings.engine_replicas)
 
     async def _describe(self) -> Any:
         return await self._engine.describe.remote()
@@ -72,11 +72,11 @@ class Ingress:
         """The metrics of all replicas that tell them in time."""
         own = await self.families()
         others = serve.get_deployment_handle(INGRESS, serve.get_replica_context().app_name)
-        asked = (_told_by(handle) for handle in (others, self._engine))
-        return Gathered(dict([own, *(told for replies in await asyncio.gather(*asked) for told in replies)]))
+        calls = (_families_of(handle) for handle in (others, self._engine))
+        return Gathered(dict([own, *(reply for replies in await asyncio.gather(*calls) for reply in replies)]))
 
 
-async def _told_by(handle: Any) -> list[tuple[str, list[Family]]]:
+async def _families_of(handle: Any) -> list[tuple[str, list[Family]]]:
     try:
         replies = await handle.broadcast("families").results_async(timeout_s=GATHER_S, return_exceptions=True)
     except (TimeoutError, RayError, RayServeException):

@@ -70,9 +70,9 @@ class RemoteEngine:
 
 
 def remote_model(
-    told: Description, call: Call, loop: asyncio.AbstractEventLoop, timeout_s: float, engines: int
+    description: Description, call: Call, loop: asyncio.AbstractEventLoop, timeout_s: float, engines: int
 ) -> ServedModel:
     """A model whose batches run on `engines` replicas."""
-    engine = RemoteEngine(told.engine, call, loop, timeout_s)
+    engine = RemoteEngine(description.engine, call, loop, timeout_s)
     lanes = CALLS_PER_ENGINE * engines
-    return ServedModel(engine, *told[1:], lanes=lanes, elsewhere=True)
+    return ServedModel(engine, *description[1:], lanes=lanes, elsewhere=True)

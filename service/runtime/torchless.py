@@ -46,7 +46,7 @@ def _path(settings: Settings) -> Path:
         return shipped[0]
     if settings.checkpoint.suffix == ".json":
         return settings.checkpoint
-    path = portable.found(settings.checkpoint, settings.engine_cache)
+    path = portable.find_artifact(settings.checkpoint, settings.engine_cache)
     if path is None:
         raise EngineError(
             f"checkpoint: expected {portable.path_beside(settings.checkpoint).name} beside {settings.checkpoint}, "
@@ -61,10 +61,10 @@ def _refuse_what_needs_torch(settings: Settings, shipped: Portable) -> None:
         "device": (settings.device, ("auto", "cpu")),
         "precision": (settings.precision, ("auto", shipped.precision)),
     }
-    for name, (asked, offered) in wanted.items():
-        if asked not in offered:
+    for name, (choice, offered) in wanted.items():
+        if choice not in offered:
             raise EngineError(
-                f"{name}: expected {' or '.join(offered)}, as torch is not installed, found {asked!r}; {FULL}"
+                f"{name}: expected {' or '.join(offered)}, as torch is not installed, found {choice!r}; {FULL}"
             )
     for name, value in settings.config_overrides.items():
         there = getattr(shipped.config, name)

@@ -38,6 +38,6 @@ def unpacked(value: bytes) -> StoredImage | None:
     data_at = maps_at + blocks * patches * _OWNER.itemsize
     if magic != MAGIC or len(value) < data_at:
         return None
-    found = np.frombuffer(value, _SCORE, scores * patches, _HEADER.size).astype(np.float32)
+    score_values = np.frombuffer(value, _SCORE, scores * patches, _HEADER.size).astype(np.float32)
     maps = np.frombuffer(value, _OWNER, blocks * patches, maps_at).astype(np.int64)
-    return StoredImage(value[data_at:], found.reshape(scores, patches), maps.reshape(blocks, patches))
+    return StoredImage(value[data_at:], score_values.reshape(scores, patches), maps.reshape(blocks, patches))

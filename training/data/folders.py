@@ -81,14 +81,15 @@ def subfolders(folder: Path) -> list[Path]:
 def read(file: Path, side: int) -> UInt8[np.ndarray, "3 side side"]:
     """The picture in the file as the network sees it, exactly as the service reads it; raises `DataError`."""
     data = file.read_bytes()
-    found = pictures.format_of(data)
-    if found is None:
+    format_name = pictures.format_of(data)
+    if format_name is None:
         raise DataError(f"{file}: expected a picture ({pictures.listed()}), found another file; convert or remove it")
     try:
-        return pictures.network_input(data, found, side)
+        return pictures.network_input(data, format_name, side)
     except (Image.DecompressionBombError, *pictures.DAMAGED) as error:
         raise DataError(
-            f"{file}: expected a whole {found} file, found one that does not decode ({error}); restore or remove it"
+            f"{file}: expected a whole {format_name} file, found one that does not decode ({error}); "
+            "restore or remove it"
         ) from error
 
 

@@ -102,7 +102,7 @@ def _length(config: TrainConfig, training: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _told(length: Mapping[str, Any]) -> str:
+def _duration_text(length: Mapping[str, Any]) -> str:
     images = "" if length["images_seen"] is None else f"; {length['images_seen']:,} images, {length['steps']:,} steps"
     return images + ("" if length["seconds"] is None else f" in {length['seconds'] / 3600:.2f} h")
 
@@ -137,7 +137,7 @@ def _work(
     train(config, dynamic, weights, recipe)
     if distributed.rank() == 0:
         result = measure(config, wanted, command, folder)
-        print(f"rho {result['rho']:g}, best epoch {result['epoch']} of {result['epochs']}{_told(result)}")
+        print(f"rho {result['rho']:g}, best epoch {result['epoch']} of {result['epochs']}{_duration_text(result)}")
         print(report(result))
         print(f"written: {config.checkpoint_path}")
         print(f"recorded: {folder / 'dynamicvit.jsonl'}")

@@ -75,7 +75,7 @@ class Pruned(NamedTuple):
     """Answer in evaluation mode: dropped tokens are gone."""
 
     logits: Float[Tensor, "batch classes"]
-    kept: Int[Tensor, "batch left"]
+    kept_patches: Int[Tensor, "batch left"]
     """Patches left at the end, ascending."""
 
 
@@ -153,24 +153,24 @@ class DynamicViT(nn.Module):
     def _pruned(self, x: Tensor) -> Pruned:
         vit = self.vit
         patches = vit.patch_embed.num_patches
-        kept = torch.arange(patches, device=x.device).expand(x.shape[0], -1)
+        kept_patches = torch.arange(patches, device=x.device).expand(x.shape[0], -1)
         for layer, block in enumerate(vit.blocks):
             if layer in self.layers:
                 stage = self.layers.index(layer)
-                x, kept = self._dropped(x, kept, stage, tokens_left(patches, self.shares[stage]))
+                x, kept_patches = self._dropped(x, kept_patches, stage, tokens_left(patches, self.shares[stage]))
             x = block(x)
         logits: Tensor = vit.forward_head(vit.norm(x))
-        return Pruned(logits, kept)
+        return Pruned(logits, kept_patches)
 
-    def _dropped(self, x: Tensor, kept: Tensor, stage: int, left: int) -> tuple[Tensor, Tensor]:
+    def _dropped(self, x: Tensor, kept_patches: Tensor, stage: int, left: int) -> tuple[Tensor, Tensor]:
         """Only the `left` patch tokens that are most likely kept, in their old order (section 3.4)."""
-        if left == kept.shape[1]:
-            return x, kept
+        if left == kept_patches.shape[1]:
+            return x, kept_patches
         prefix, tokens = x.tensor_split([self.vit.num_prefix_tokens], dim=1)
-        keeping = self.predictors[stage](tokens, torch.ones_like(kept, dtype=torch.float32))[:, :, 1]
+        keeping = self.predictors[stage](tokens, torch.ones_like(kept_patches, dtype=torch.float32))[:, :, 1]
         index = keeping.topk(left, dim=1).indices.sort(dim=1).values
         tokens = tokens.gather(1, index[:, :, None].expand(-1, -1, tokens.shape[2]))
-        return torch.cat([prefix, tokens], dim=1), kept.gather(1, index)
+        return torch.cat([prefix, tokens], dim=1), kept_patches.gather(1, index)
 
     def _with_prefix(self, mask: Tensor) -> Tensor:
         return torch.cat([mask.new_ones(mask.shape[0], self.vit.num_prefix_tokens), mask], dim=1)

@@ -66,8 +66,8 @@ class Dynamic(Objective):
         answer = self.model(images)
         assert isinstance(answer, Masked)  # `Run` trains in training mode
         classes = F.cross_entropy(answer.logits.float(), targets, label_smoothing=self.label_smoothing)
-        found = parts(answer, taught(self.teacher, images), classes, self.shares, self.weights)
-        return Judged(found.total, answer.logits.float())
+        losses = parts(answer, taught(self.teacher, images), classes, self.shares, self.weights)
+        return Judged(losses.total, answer.logits.float())
 
 
 def task(config: TrainConfig, dynamic: DynamicConfig, weights: LossWeights, recipe: DynamicRecipe) -> Task:

@@ -34,14 +34,14 @@ class AnswerCache:
 
         A file that cannot be read, or holds something else, is measured anew and replaced.
         """
-        told = json.dumps(recipe, sort_keys=True)
-        path = self.folder / f"{sha256(told.encode()).hexdigest()[:32]}.safetensors"
-        found = _read(path, told)
-        if found is None:
-            found = measure()
+        recipe_text = json.dumps(recipe, sort_keys=True)
+        path = self.folder / f"{sha256(recipe_text.encode()).hexdigest()[:32]}.safetensors"
+        answers = _read(path, recipe_text)
+        if answers is None:
+            answers = measure()
             with files.replacing(path) as temporary:
-                save_file({TENSOR: found.contiguous()}, temporary, {RECIPE: told})
-        return found
+                save_file({TENSOR: answers.contiguous()}, temporary, {RECIPE: recipe_text})
+        return answers
 
 
 def _read(path: Path, recipe: str) -> Tensor | None:

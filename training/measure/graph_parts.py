@@ -67,19 +67,19 @@ def parts_of(checkpoint: Checkpoint) -> dict[str, str]:
 def owners(compiled: Any, parts: Mapping[str, str]) -> dict[str, str]:
     """The part of each node that a compiled OpenVINO model runs, by the name in its profile."""
     nodes = compiled.get_runtime_model().get_ordered_ops()
-    found: dict[str, str] = {}
+    owner_by_name: dict[str, str] = {}
     for node in nodes:
         name = node.get_friendly_name()
         if part := next((parts[origin] for origin in _origins(node) if origin in parts), None):
-            found[name] = part
+            owner_by_name[name] = part
     for node in reversed(nodes):  # consumers come before what they consume
         name = node.get_friendly_name()
-        if name not in found:
+        if name not in owner_by_name:
             takers = (
                 taker.get_node().get_friendly_name() for out in node.outputs() for taker in out.get_target_inputs()
             )
-            found[name] = next((found[taker] for taker in takers if taker in found), OTHER)
-    return found
+            owner_by_name[name] = next((owner_by_name[taker] for taker in takers if taker in owner_by_name), OTHER)
+    return owner_by_name
 
 
 def _origins(node: Any) -> Iterator[str]:

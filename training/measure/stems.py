@@ -18,17 +18,17 @@ class Stems:
 
     def __init__(self, limit_bytes: int) -> None:
         self._left = limit_bytes
-        self._kept: dict[tuple[int, int], Stem] = {}
+        self._stems: dict[tuple[int, int], Stem] = {}
 
     def of(self, model: FreqMergeViT, images: Tensor, batch: int) -> Stem:
         """Those of the batch of this number, whose normalised images these are."""
         key = min(model.config.merge_layers), batch
-        if key in self._kept:
-            return _moved(self._kept[key], images.device)
+        if key in self._stems:
+            return _moved(self._stems[key], images.device)
         made = model.stem(images)
         if (size := made.tokens.nbytes) <= self._left:
             self._left -= size
-            self._kept[key] = _moved(made, torch.device("cpu"))
+            self._stems[key] = _moved(made, torch.device("cpu"))
         return made
 
 

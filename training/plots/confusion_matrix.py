@@ -36,10 +36,10 @@ def confusion_matrix(
 
 
 def _title(counts: Tensor, superclasses: Sequence[str]) -> str:
-    told = f"{int(counts.sum()):,} images: {float(counts.diagonal().sum() / counts.sum()):.1%} right"
+    title = f"{int(counts.sum()):,} images: {float(counts.diagonal().sum() / counts.sum()):.1%} right"
     if not superclasses:
-        return told
-    return f"{told}; {within_superclass(counts, superclasses):.0%} of the mistakes stay within their superclass"
+        return title
+    return f"{title}; {within_superclass(counts, superclasses):.0%} of the mistakes stay within their superclass"
 
 
 def _draw_matrix(figure: Any, axes: Any, counts: Tensor, names: Sequence[str], order: list[int]) -> None:
@@ -47,10 +47,10 @@ def _draw_matrix(figure: Any, axes: Any, counts: Tensor, names: Sequence[str], o
     shares = shares / shares.sum(dim=1, keepdim=True).clamp(min=1)
     # the square root keeps a pair of 2 % visible beside a diagonal of 90 %
     picture = axes.imshow(shares.sqrt().numpy(), cmap="hot_r", vmin=0, vmax=1)
-    told = [names[index].replace("_", " ") for index in order]
-    size = max(4, min(16, 900 / len(told)))  # points: a row has about 1,000 for all
-    axes.set_xticks(range(len(told)), told, rotation=90, fontsize=size)
-    axes.set_yticks(range(len(told)), told, fontsize=size)
+    labels = [names[index].replace("_", " ") for index in order]
+    size = max(4, min(16, 900 / len(labels)))  # points: a row has about 1,000 for all
+    axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=size)
+    axes.set_yticks(range(len(labels)), labels, fontsize=size)
     axes.set_xlabel("taken for", fontsize=16)
     axes.set_ylabel("true class", fontsize=16)
     ticks = [0.0, 0.02, 0.1, 0.25, 0.5, 0.75, 1.0]
@@ -87,8 +87,8 @@ def _list_pairs(axes: Any, pairs: Sequence[Pair]) -> None:
     axes.axis("off")
     axes.text(0, 1, "Worst pairs", fontsize=20, fontweight="bold", va="top", transform=axes.transAxes)
     for line, pair in enumerate(pairs):
-        told = f"{pair.true} → {pair.taken_for}".replace("_", " ")
+        pair_text = f"{pair.true} → {pair.taken_for}".replace("_", " ")
         height = 0.965 - 0.031 * line
-        axes.text(0, height, told, fontsize=14, va="top", transform=axes.transAxes)
+        axes.text(0, height, pair_text, fontsize=14, va="top", transform=axes.transAxes)
         number = f"{pair.images} ({pair.share:.0%})"
         axes.text(1, height, number, fontsize=14, va="top", ha="right", transform=axes.transAxes)

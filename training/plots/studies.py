@@ -62,14 +62,14 @@ def _differences(figure: Any, entries: Sequence[dict[str, Any]], names: Mapping[
 
 def _compared(entry: dict[str, Any], reference: str) -> dict[str, float]:
     """The comparison with a reference of the entry's own schedule; empty where there is none."""
-    found: dict[str, dict[str, float]] = {other.rpartition("/")[2]: pair for other, pair in entry["against"].items()}
-    return found.get(reference.rpartition("/")[2], {})
+    pairs: dict[str, dict[str, float]] = {other.rpartition("/")[2]: pair for other, pair in entry["against"].items()}
+    return pairs.get(reference.rpartition("/")[2], {})
 
 
-def _difference(axes: Any, height: int, label: str, found: Mapping[str, float]) -> None:
+def _difference(axes: Any, height: int, label: str, pair: Mapping[str, float]) -> None:
     """Red for forms of FreqMerge, grey for controls, blue for the others."""
     colour = {"FreqMerge": "tab:red", "control:": "0.5"}.get(label.split(",")[0].split()[0], "tab:blue")
-    middle, low, high = (100 * found[key] for key in ("difference", "low", "high"))
+    middle, low, high = (100 * pair[key] for key in ("difference", "low", "high"))
     axes.errorbar(middle, height, xerr=[[middle - low], [high - middle]], fmt="o", markersize=4, color=colour)
 
 

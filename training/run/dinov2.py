@@ -140,18 +140,18 @@ def _linear(graph: Graph, name: str) -> tuple[Tensor, Tensor]:
 
 def _prefix(graph: Graph) -> str:
     """What stands before the backbone's own names, such as 'backbone.'."""
-    found = [name.removesuffix(CLASS_TOKEN) for name in graph.weights if name.endswith(CLASS_TOKEN)]
-    if len(found) != 1:
+    prefixes = [name.removesuffix(CLASS_TOKEN) for name in graph.weights if name.endswith(CLASS_TOKEN)]
+    if len(prefixes) != 1:
         raise graph.refused(
-            f"one tensor {CLASS_TOKEN}", f"{len(found)} (others are {', '.join(list(graph.weights)[:3])})"
+            f"one tensor {CLASS_TOKEN}", f"{len(prefixes)} (others are {', '.join(list(graph.weights)[:3])})"
         )
-    return found[0]
+    return prefixes[0]
 
 
 def _depth(graph: Graph, prefix: str) -> int:
     """The number of blocks, which have to be numbered without a gap."""
     pattern = re.compile(re.escape(prefix) + r"encoder\.layer\.(\d+)\.norm1\.weight")
-    numbers = sorted(int(found[1]) for found in map(pattern.fullmatch, graph.weights) if found)
+    numbers = sorted(int(match[1]) for match in map(pattern.fullmatch, graph.weights) if match)
     if not numbers or numbers != list(range(len(numbers))):
         raise graph.refused("blocks encoder.layer.0, 1, 2, …", f"the numbers {numbers}")
     return len(numbers)
@@ -165,8 +165,8 @@ def _positions(graph: Graph, prefix: str) -> Tensor:
     if len(sums) != 1:
         raise graph.refused("a position embedding added to class token and patches", f"{len(sums)} such sums")
     terms = [term for term in sums[0].input if term != sequence.output[0]]
-    found = [_tokens(graph.tensor(name), dim) for term in terms for name in _stored(graph, term)]
-    parts = [part for part in found if part is not None]
+    candidates = [_tokens(graph.tensor(name), dim) for term in terms for name in _stored(graph, term)]
+    parts = [part for part in candidates if part is not None]
     parts.sort(key=lambda part: part.shape[1])  # that of the class token comes first
     counts = [part.shape[1] for part in parts]
     patches = sum(counts) - 1

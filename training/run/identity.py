@@ -26,8 +26,10 @@ def refuse_other_run(saved: dict[str, Any], wanted: dict[str, Any]) -> None:
     _refuse_other_steps(saved.get(STEP, saved["batch_size"] * saved.get("processes", 1)), wanted[STEP])
     differing = [key for key in wanted if key != STEP and saved.get(key) != wanted[key]]
     if differing:
-        told = "; ".join(f"{key}: saved {_shown(saved.get(key))}, given {_shown(wanted[key])}" for key in differing)
-        raise ResumeError(f"resume: expected the settings that the run started with, found others ({told})")
+        differences = "; ".join(
+            f"{key}: saved {_shown(saved.get(key))}, given {_shown(wanted[key])}" for key in differing
+        )
+        raise ResumeError(f"resume: expected the settings that the run started with, found others ({differences})")
 
 
 def refuse_other_images(images: Images, device: torch.device) -> None:

@@ -34,10 +34,10 @@ def start_from(source: str, config: ModelConfig, *, drop_path: float, patch_drop
     try:
         return build(config, pretrained=True, drop_path=drop_path, patch_drop=patch_drop)
     except (RuntimeError, OSError) as error:  # what timm and the hub's client raise
-        told = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0]
         raise WeightsError(
-            f"pretrained: no weights of {config.backbone} from the hub ({told}); check the name, backbone_args and the "
-            "network, or name a safetensors file: --pretrained FILE"
+            f"pretrained: no weights of {config.backbone} from the hub ({reason}); check the name, backbone_args and "
+            "the network, or name a safetensors file: --pretrained FILE"
         ) from error
 
 
@@ -72,15 +72,15 @@ def origin(source: str, backbone: str) -> dict[str, Any]:
         return {"hub": backbone}
     path = Path(source)
     with safe_open(path, framework="pt") as opened:
-        told = opened.metadata() or {}
+        metadata = opened.metadata() or {}
     named = {"file": path.name, "sha256": sha256(path)}
-    if METADATA_KEY in told:
+    if METADATA_KEY in metadata:
         manifest = read_manifest(path)
         return {**named, "name": manifest.name, "digest": manifest.digest, "training": manifest.training}
-    if ORIGIN_KEY not in told:
+    if ORIGIN_KEY not in metadata:
         return named
     try:
-        return {**named, **json.loads(told[ORIGIN_KEY])}
+        return {**named, **json.loads(metadata[ORIGIN_KEY])}
     except (ValueError, TypeError) as error:
         raise WeightsError(
             f"pretrained: expected a record of where the weights come from in {path}, found a damaged one ({error}); "

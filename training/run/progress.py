@@ -55,13 +55,15 @@ def epoch(entry: Mapping[str, Any], epochs: int) -> str:
 
 def ending(config: TrainConfig, history: Sequence[Mapping[str, Any]]) -> str:
     """Which epoch was kept, what it scores, where it lies, and how to evaluate or serve it."""
-    kept = max(history, key=lambda entry: (entry.get("val_top1", 0.0), entry["epoch"]))  # the latest of equals
-    top1 = "val_top1" in kept
-    told = f"validation top-1 {kept['val_top1']:.2%}" if top1 else f"training top-1 {kept['train_top1']:.2%}"
+    kept_epoch = max(history, key=lambda entry: (entry.get("val_top1", 0.0), entry["epoch"]))  # the latest of equals
+    top1 = "val_top1" in kept_epoch
+    score = (
+        f"validation top-1 {kept_epoch['val_top1']:.2%}" if top1 else f"training top-1 {kept_epoch['train_top1']:.2%}"
+    )
     data = ["--data_dir", str(config.data_dir)] if config.data_dir else []
     evaluate = ["python", "-m", "training.evaluate", "--ckpt", str(config.checkpoint_path), *data]
     return (
-        f"{'best' if top1 else 'last'} epoch {kept['epoch']} of {config.epochs}: {told}\n"
+        f"{'best' if top1 else 'last'} epoch {kept_epoch['epoch']} of {config.epochs}: {score}\n"
         f"written: {config.checkpoint_path}\n"
         f"evaluate: {shlex.join(evaluate)}\n"
         f"serve: FREQMERGE_CHECKPOINT={shlex.quote(str(config.checkpoint_path))} python -m service"

@@ -28,19 +28,19 @@ def save(
     for index, slots in inner["state"].items():
         tensors |= {f"optimizer/{index}/{slot}": torch.as_tensor(value) for slot, value in slots.items()}
     # some optimizers (lamb) count their steps in tensors inside the groups
-    told = json.dumps({**facts, "param_groups": inner["param_groups"]}, default=_told)
+    run_json = json.dumps({**facts, "param_groups": inner["param_groups"]}, default=_to_json)
     with files.replacing(path) as temporary:
         save_file(
             {key: value.detach().cpu().contiguous() for key, value in tensors.items()},
             temporary,
-            {"run": told},
+            {"run": run_json},
         )
 
 
 def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any], dict[str, Any]]:
     """State dicts by name, the optimizer's state dict, and the facts; raises `ResumeError`."""
     with _opened(path) as opened:
-        told = _facts(opened)
+        run_facts = _facts(opened)
         tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - not a dict
     modules: dict[str, dict[str, Tensor]] = {}
     slots: dict[int, dict[str, Tensor]] = {}
@@ -51,7 +51,7 @@ def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any], dict
             slots.setdefault(int(index), {})[slot] = tensor
         else:
             modules.setdefault(name, {})[rest] = tensor
-    return modules, {"state": slots, "param_groups": told.pop("param_groups")}, told
+    return modules, {"state": slots, "param_groups": run_facts.pop("param_groups")}, run_facts
 
 
 def facts(path: Path) -> dict[str, Any]:
@@ -61,8 +61,8 @@ def facts(path: Path) -> dict[str, Any]:
 
 
 def _facts(opened: Any) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads((opened.metadata() or {})["run"], object_hook=_heard)
-    return told
+    run_facts: dict[str, Any] = json.loads((opened.metadata() or {})["run"], object_hook=_from_json)
+    return run_facts
 
 
 @contextmanager
@@ -76,11 +76,11 @@ def _opened(path: Path) -> Iterator[Any]:
         raise ResumeError(f"resume: expected the state of a run in {path}, found a damaged file ({error})") from error
 
 
-def _told(value: Any) -> dict[str, Any]:
+def _to_json(value: Any) -> dict[str, Any]:
     if not isinstance(value, Tensor):
         raise TypeError(f"expected JSON values and tensors in the state of a run, found {type(value).__name__}")
     return {TENSOR: value.tolist()}
 
 
-def _heard(found: dict[str, Any]) -> Any:
-    return torch.tensor(found[TENSOR]) if found.keys() == {TENSOR} else found
+def _from_json(item: dict[str, Any]) -> Any:
+    return torch.tensor(item[TENSOR]) if item.keys() == {TENSOR} else item

@@ -114,11 +114,11 @@ def _fitted(config: ModelConfig, source: Source) -> ModelConfig:
 
 def preprocessing(config: TrainConfig, model: FreqMergeViT, source: Source) -> Preprocess:
     """How the run's images become the model's; one's own pictures are normalised as timm does it for the backbone."""
-    told: dict[str, Any] = {"native_size": config.native_size, "interpolation": config.interpolation}
+    fields: dict[str, Any] = {"native_size": config.native_size, "interpolation": config.interpolation}
     if source.own:
         known: Any = model.vit.pretrained_cfg
-        told |= {key: known[key] for key in ("mean", "std")}
-    return Preprocess(**told)
+        fields |= {key: known[key] for key in ("mean", "std")}
+    return Preprocess(**fields)
 
 
 def judge(teacher: Checkpoint, preprocess: Preprocess, source: Source) -> Classifier:

@@ -67,11 +67,11 @@ def choices(
 
     images = scored.right.shape[1]
     drawn = [assignment.by_rank(np.random.default_rng(seed).random((images,)), shares) for seed in range(seeds)]
-    found = {RANDOM: np.stack(drawn)}
-    found |= {name: placed(name, 1)[None] for name in STATISTICS}
-    found |= {f"{OPPOSITE}{name}": placed(name, -1)[None] for name in ENERGIES}
-    found[ORACLE] = assignment.oracle(scored.right[within], macs, mean)[None]
-    return {name: np.asarray(within)[places] for name, places in found.items()}
+    placements = {RANDOM: np.stack(drawn)}
+    placements |= {name: placed(name, 1)[None] for name in STATISTICS}
+    placements |= {f"{OPPOSITE}{name}": placed(name, -1)[None] for name in ENERGIES}
+    placements[ORACLE] = assignment.oracle(scored.right[within], macs, mean)[None]
+    return {name: np.asarray(within)[places] for name, places in placements.items()}
 
 
 def _answered(scored: Scored, places: Int[np.ndarray, "draws images"]) -> Bool[np.ndarray, "draws images"]:

@@ -44,13 +44,13 @@ def table_of(entries: Sequence[Entry]) -> str:
 
 def findings(entries: Sequence[Entry]) -> list[str]:
     """For each strategy: what beats chance, one schedule and the first block, and how much there is to win."""
-    told = []
+    sentences = []
     for strategy in dict.fromkeys(entry["strategy"] for entry in entries):
         rows = [entry for entry in entries if entry["strategy"] == strategy]
         label = rows[0]["strategy_label"]
-        told += [_against(label, rows, reference) for reference in REFERENCES]
-        told += [_against_first_block(label, rows), _within_reach(label, rows), _costs(label, rows)]
-    return told + (about_the_sample(entries[0]) if entries else [])
+        sentences += [_against(label, rows, reference) for reference in REFERENCES]
+        sentences += [_against_first_block(label, rows), _within_reach(label, rows), _costs(label, rows)]
+    return sentences + (about_the_sample(entries[0]) if entries else [])
 
 
 def _against(label: str, rows: Sequence[Entry], reference: str) -> str:
@@ -60,23 +60,27 @@ def _against(label: str, rows: Sequence[Entry], reference: str) -> str:
         for row in rows
         if row["row"] in STATISTICS
     }
-    outcomes = _outcomes({name: found for name, (_, found) in pairs.items()})
+    outcomes = _outcomes({name: pair for name, (_, pair) in pairs.items()})
     won = any(said == "better" and pairs[name][0] for name, said in outcomes.items())
     verdict = "" if won else f" No energy beats {REFERENCES[reference]}."
-    found = {name: pair for name, (_, pair) in pairs.items()}
-    return f"{label}: of {len(found)} choices tested against {REFERENCES[reference]}{_told(found, outcomes)}{verdict}"
+    comparisons = {name: pair for name, (_, pair) in pairs.items()}
+    summary = _summary(comparisons, outcomes)
+    return f"{label}: of {len(comparisons)} choices tested against {REFERENCES[reference]}{summary}{verdict}"
 
 
 def _against_first_block(label: str, rows: Sequence[Entry]) -> str:
     """Every energy in every mix against every statistic of the first block."""
-    found = {
+    comparisons = {
         f"{LABELS[row['row']]} against {FIRST_BLOCK[rival]}, {_mix(row)}": row["against"][rival]
         for row in rows
         if row["row"] in ENERGIES
         for rival in FIRST_BLOCK
     }
-    told = _told(found, _outcomes(found))
-    return f"{label}: of {len(found)} comparisons of an energy with a statistic of the plain model's first block{told}"
+    summary = _summary(comparisons, _outcomes(comparisons))
+    return (
+        f"{label}: of {len(comparisons)} comparisons of an energy with a statistic of the plain model's first block"
+        f"{summary}"
+    )
 
 
 def _within_reach(label: str, rows: Sequence[Entry]) -> str:
@@ -97,16 +101,16 @@ def _costs(label: str, rows: Sequence[Entry]) -> str:
     )
 
 
-def _outcomes(found: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+def _outcomes(comparisons: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """'better' or 'worse' where the Holm-corrected test and the interval agree on it."""
-    corrected = holm([pair["p"] for pair in found.values()])
-    return {name: outcome({**pair, "p": p}) for (name, pair), p in zip(found.items(), corrected, strict=True)}
+    corrected = holm([pair["p"] for pair in comparisons.values()])
+    return {name: outcome({**pair, "p": p}) for (name, pair), p in zip(comparisons.items(), corrected, strict=True)}
 
 
-def _told(found: Mapping[str, Mapping[str, Any]], outcomes: Mapping[str, str]) -> str:
-    named = {name: f"{name} ({100 * pair['difference']:+.2f} points)" for name, pair in found.items()}
+def _summary(comparisons: Mapping[str, Mapping[str, Any]], outcomes: Mapping[str, str]) -> str:
+    named = {name: f"{name} ({100 * pair['difference']:+.2f} points)" for name, pair in comparisons.items()}
     parts = [
-        f"{said}: {'; '.join(named[name] for name in found if outcomes[name] == said) or 'none'}"
+        f"{said}: {'; '.join(named[name] for name in comparisons if outcomes[name] == said) or 'none'}"
         for said in ("better", "worse")
     ]
     left = sum(said == UNDECIDED for said in outcomes.values())

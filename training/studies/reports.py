@@ -48,20 +48,20 @@ def study_table(entries: Sequence[Entry]) -> str:
 
 def tome(entries: Sequence[Entry]) -> tuple[str, str] | None:
     """Top-1 of ToMe in the study `scoring`, and what FreqMerge gains over it; None where either was not measured."""
-    found = {entry["row"]: entry for entry in entries if "top1" in entry}
-    if TOME not in found or "lfgm" not in found:
+    by_row = {entry["row"]: entry for entry in entries if "top1" in entry}
+    if TOME not in by_row or "lfgm" not in by_row:
         return None
-    return _top1(found[TOME]), _against(found["lfgm"], TOME)
+    return _top1(by_row[TOME]), _against(by_row["lfgm"], TOME)
 
 
 def methods(entries: Sequence[Entry], dynamicvit: Sequence[Entry]) -> str:
     """The seed's table of methods, its numbers beside those of the study `scoring`; "not run" where there is none."""
-    found = {entry["row"]: entry for entry in entries if "top1" in entry}
+    by_row = {entry["row"]: entry for entry in entries if "top1" in entry}
     sources = {
-        "plain": found.get(PLAIN),
+        "plain": by_row.get(PLAIN),
         "dynamicvit": _dynamicvit(dynamicvit, entries),
-        "tome": found.get(TOME),
-        "freqmerge": found.get("lfgm"),
+        "tome": by_row.get(TOME),
+        "freqmerge": by_row.get("lfgm"),
     }
     head = ["method", "measured setting"]
     for column in ("parameters (M)", "GMACs", _timing_head(entries), "top-1 (%)"):
@@ -70,7 +70,7 @@ def methods(entries: Sequence[Entry], dynamicvit: Sequence[Entry]) -> str:
         [claims.SEED_LABELS[name], _setting(entry), *_pairs(claims.METHODS[name], entry, entries)]
         for name, entry in sources.items()
     ]
-    best = found.get(TOME_BEST)
+    best = by_row.get(TOME_BEST)
     rows.append(["ToMe, every block", _setting(best), *_pairs(None, best, entries)])
     return table(head, rows)
 
@@ -94,19 +94,19 @@ def _setting(entry: Entry | None) -> str:
 
 def alpha(entries: Sequence[Entry]) -> str:
     """The seed's α sweep beside the study `alpha`."""
-    found = {entry["config"]["alpha"]: entry for entry in entries if entry["row"].startswith("alpha=")}
-    labels = {value: f"{value:.2f}" + (" (= ToMe)" if value == 0 else "") for value in (*claims.ALPHA, *found)}
-    rows = [(labels[value], claims.ALPHA.get(value), found.get(value)) for value in sorted(labels)]
+    by_alpha = {entry["config"]["alpha"]: entry for entry in entries if entry["row"].startswith("alpha=")}
+    labels = {value: f"{value:.2f}" + (" (= ToMe)" if value == 0 else "") for value in (*claims.ALPHA, *by_alpha)}
+    rows = [(labels[value], claims.ALPHA.get(value), by_alpha.get(value)) for value in sorted(labels)]
     return _beside("α", rows, NO_PENALTY, "α = 0")
 
 
 def scoring(entries: Sequence[Entry]) -> str:
     """The seed's comparison of scores beside the study `scoring`; the other strategies below."""
-    found = {entry["row"]: entry for entry in entries if entry["row"] != PLAIN}
+    by_row = {entry["row"]: entry for entry in entries if entry["row"] != PLAIN}
     seeds = {"random": "Random Pruning", "attention": "Attention-Based Score", "lfgm": "LFGM (Ours)"}
     rows: list[tuple[str, Claim | None, Entry | None]]
-    rows = [(label, claims.SCORING[name], found.get(name)) for name, label in seeds.items()]
-    rows += [(entry["label"], None, entry) for name, entry in found.items() if name not in seeds]
+    rows = [(label, claims.SCORING[name], by_row.get(name)) for name, label in seeds.items()]
+    rows += [(entry["label"], None, entry) for name, entry in by_row.items() if name not in seeds]
     return _beside("strategy", rows, TOME, "ToMe, same blocks")
 
 
@@ -135,18 +135,18 @@ def findings(entries: Sequence[Entry]) -> list[str]:
     """What a study says about FreqMerge, one sentence per reference and budget."""
     labels = {entry["row"]: entry["label"] for entry in entries}
     pairs = [
-        (entry, other, found)
+        (entry, other, pair)
         for entry in entries
         if entry["label"].startswith("FreqMerge")
-        for other, found in entry.get("against", {}).items()
+        for other, pair in entry.get("against", {}).items()
     ]
-    told = [
-        _sorted_by_outcome(labels[reference], [(entry, found) for entry, other, found in pairs if other == reference])
+    sentences = [
+        _sorted_by_outcome(labels[reference], [(entry, pair) for entry, other, pair in pairs if other == reference])
         for reference in dict.fromkeys(other for _, other, _ in pairs)
     ]
     if first := next((entry for entry in entries if "top1" in entry), None):
-        told += about_the_sample(first)
-    return told + about_the_tests(entries) + _out_of_reach(entries)
+        sentences += about_the_sample(first)
+    return sentences + about_the_tests(entries) + _out_of_reach(entries)
 
 
 def about_the_tests(entries: Sequence[Entry]) -> list[str]:
@@ -163,19 +163,19 @@ def about_the_tests(entries: Sequence[Entry]) -> list[str]:
 def _out_of_reach(entries: Sequence[Entry]) -> list[str]:
     """The rows that no schedule brings to their budget, one sentence per budget."""
     missed = [entry for entry in entries if "unreachable" in entry]
-    told = []
+    sentences = []
     for share in dict.fromkeys(entry["budget"] for entry in missed):
         labels = ", ".join(entry["label"] for entry in missed if entry["budget"] == share)
         cost = "FreqMerge's own cost" if share is None else f"{share:.0%} of the plain cost"
-        told.append(f"No schedule comes near enough to {cost} for: {labels}; the records say how near.")
-    return told
+        sentences.append(f"No schedule comes near enough to {cost} for: {labels}; the records say how near.")
+    return sentences
 
 
 def _sorted_by_outcome(reference: str, pairs: Sequence[tuple[Entry, Mapping[str, Any]]]) -> str:
     """Which rows are better than the reference, which worse, and for which nothing can be said."""
     share = pairs[0][0]["budget"]
     at = "" if share is None else f" at {share:.0%} of the plain cost"
-    beaten = any(outcome(found) == "better" for _, found in pairs)
+    beaten = any(outcome(pair) == "better" for _, pair in pairs)
     return f"Against {reference}{at}, in points: {by_outcome(pairs)}." + (
         "" if beaten else f" FreqMerge does not beat {reference}."
     )
@@ -185,60 +185,58 @@ def by_outcome(pairs: Sequence[tuple[Entry, Mapping[str, Any]]]) -> str:
     """The rows with their comparisons, in points: the better ones, the worse ones, and those that show nothing."""
     parts = []
     for said in ("better", "worse", UNDECIDED):
-        rows = [
-            f"{entry['label']} ({100 * found['difference']:+.2f})" for entry, found in pairs if outcome(found) == said
-        ]
+        rows = [f"{entry['label']} ({100 * pair['difference']:+.2f})" for entry, pair in pairs if outcome(pair) == said]
         parts += [f"{said}: {', '.join(rows)}"] if rows else []
     return "; ".join(parts)
 
 
-def outcome(found: Mapping[str, Any]) -> str:
+def outcome(pair: Mapping[str, Any]) -> str:
     """'better' or 'worse' where McNemar's test and the bootstrap interval agree on it, else that nothing shows."""
-    if found["p"] >= 0.05 or found["low"] <= 0 <= found["high"]:
+    if pair["p"] >= 0.05 or pair["low"] <= 0 <= pair["high"]:
         return UNDECIDED
-    return "better" if found["difference"] > 0 else "worse"
+    return "better" if pair["difference"] > 0 else "worse"
 
 
-def verdict(own: Entry, other: Entry, found: Mapping[str, Any]) -> str:
+def verdict(own: Entry, other: Entry, pair: Mapping[str, Any]) -> str:
     """One paired comparison in words."""
-    points = f"{100 * found['difference']:+.2f} points [{100 * found['low']:+.2f}, {100 * found['high']:+.2f}]"
-    said = outcome(found)
+    points = f"{100 * pair['difference']:+.2f} points [{100 * pair['low']:+.2f}, {100 * pair['high']:+.2f}]"
+    said = outcome(pair)
     beats = "" if said == "better" else f": it does not beat {other['label']}"
     at = "" if own["budget"] is None else f" at {own['budget']:.0%} of the plain cost"
-    return f"{own['label']} against {other['label']}{at}: {points}, McNemar's p: {p_value(found['p'])}; {said}{beats}."
+    return f"{own['label']} against {other['label']}{at}: {points}, McNemar's p: {p_value(pair['p'])}; {said}{beats}."
 
 
 def remarks(
     entries: Sequence[Entry], counts: Sequence[Entry], alphas: Sequence[Entry], dynamicvit: Sequence[Entry]
 ) -> list[str]:
     """What has to be said beside the seed's claims."""
-    told = []
+    sentences = []
     measured = next((entry for entry in entries if "top1" in entry), None)
     if measured and not _is_the_seeds_model(measured):
-        told.append(
+        sentences.append(
             f"The seed's numbers are for ViT-Small/16 at 224 pixels, the measured ones for `{measured['checkpoint']}` "
             f"({measured['parameters'] / 1e6:.2f} M parameters, {measured['config']['image_size']} pixels): compare "
             "the rows of a column, not the columns."
         )
-    told += _about_counts(counts)
-    told += _about_gains(entries)
-    told += _about_alpha(alphas)
-    told.append(_about_dynamicvit(_dynamicvit(dynamicvit, entries)))
+    sentences += _about_counts(counts)
+    sentences += _about_gains(entries)
+    sentences += _about_alpha(alphas)
+    sentences.append(_about_dynamicvit(_dynamicvit(dynamicvit, entries)))
     missing = [name for name in claims.PICTURED_CLASSES if name not in CLASS_NAMES]
-    told.append(
+    sentences.append(
         f"The seed's picture names {' and '.join(missing)}, which are not among the {len(CLASS_NAMES)} classes of "
         "CIFAR-100."
     )
-    return told
+    return sentences
 
 
 def _about_counts(counts: Sequence[Entry]) -> list[str]:
     """Where the seed's parameters and GFLOPs differ from what is counted."""
     by_name = {entry["row"]: entry for entry in counts}
-    told = []
+    sentences = []
     if plain := by_name.get(PLAIN):
         claim = claims.METHODS["plain"].parameters_m
-        told.append(
+        sentences.append(
             f"A ViT-Small/16 with {plain['config']['num_classes']} classes has {plain['parameters'] / 1e6:.1f} M "
             f"parameters, not {claim} M."
         )
@@ -246,33 +244,33 @@ def _about_counts(counts: Sequence[Entry]) -> list[str]:
         half, meant = by_name.get(f"{name}_half"), by_name.get(key)
         if half and meant:
             claim = claims.METHODS[name].gmacs
-            told.append(
+            sentences.append(
                 f'The seed\'s "{claims.SEED_LABELS[name]}" at {claim:.2f} GMACs is mislabelled: {half["label"]} counts '
                 f"{half['macs'] / 1e9:.2f}; {published} is what its authors publish for {meant['label']}, "
                 f"{meant['macs'] / 1e9:.2f} as counted here."
             )
     if dynamic := by_name.get("dynamicvit_half"):
         claim = claims.METHODS["dynamicvit"].parameters_m
-        told.append(
+        sentences.append(
             f"DynamicViT has {dynamic['parameters'] / 1e6:.1f} M parameters with its predictors, not {claim} M."
         )
     if own := by_name.get("lfgm"):
-        told.append(
+        sentences.append(
             f"FreqMerge as the seed configures it counts {own['macs'] / 1e9:.2f} GMACs, not "
             f"{claims.METHODS['freqmerge'].gmacs}."
         )
-    return told
+    return sentences
 
 
 def _about_gains(entries: Sequence[Entry]) -> list[str]:
     """The seed's headline, FreqMerge over ToMe, beside the measured one."""
-    found = {entry["row"]: entry for entry in entries}
-    if "top1" not in found.get("lfgm", {}):
+    by_row = {entry["row"]: entry for entry in entries}
+    if "top1" not in by_row.get("lfgm", {}):
         return []
     claim = claims.METHODS["freqmerge"].top1 - claims.METHODS["tome"].top1
-    told = [f"The seed claims {claim:+.2f} points for FreqMerge over ToMe."]
-    told += [verdict(found["lfgm"], found[other], paired) for other, paired in found["lfgm"]["against"].items()]
-    return told + about_the_sample(found["lfgm"])
+    sentences = [f"The seed claims {claim:+.2f} points for FreqMerge over ToMe."]
+    sentences += [verdict(by_row["lfgm"], by_row[other], paired) for other, paired in by_row["lfgm"]["against"].items()]
+    return sentences + about_the_sample(by_row["lfgm"])
 
 
 def _about_alpha(alphas: Sequence[Entry]) -> list[str]:
@@ -289,14 +287,14 @@ def _about_alpha(alphas: Sequence[Entry]) -> list[str]:
 
 def about_the_sample(entry: Entry) -> list[str]:
     """How far an accuracy over these images can be trusted."""
-    told = []
+    sentences = []
     if entry["images"] < TEST_IMAGES:
-        told.append(f"Only {entry['images']:,} of {TEST_IMAGES:,} test images: a trial, not a result.")
-    told.append(
+        sentences.append(f"Only {entry['images']:,} of {TEST_IMAGES:,} test images: a trial, not a result.")
+    sentences.append(
         f"One accuracy over {entry['images']:,} images has a standard error of {100 * entry['standard_error']:.2f} "
         "points; the differences above are paired on the same images."
     )
-    return told
+    return sentences
 
 
 def _beside(name: str, rows: Sequence[tuple[str, Claim | None, Entry | None]], reference: str, called: str) -> str:
@@ -328,11 +326,11 @@ def _pairs(claim: Claim | None, entry: Entry | None, timed: Sequence[Entry]) -> 
         else [""] * 4
     )
     if entry is None:
-        found = [NOT_RUN] * 4
+        measured = [NOT_RUN] * 4
     else:
-        size = next((one["timing_batch"] for one in timed if "timing_batch" in one), None)
-        found = [f"{entry['parameters'] / 1e6:.2f}", f"{entry['macs'] / 1e9:.3g}", _rate(entry, size), _top1(entry)]
-    return [cell for pair in zip(said, found, strict=True) for cell in pair]
+        size = next((row["timing_batch"] for row in timed if "timing_batch" in row), None)
+        measured = [f"{entry['parameters'] / 1e6:.2f}", f"{entry['macs'] / 1e9:.3g}", _rate(entry, size), _top1(entry)]
+    return [cell for pair in zip(said, measured, strict=True) for cell in pair]
 
 
 def _dynamicvit(dynamicvit: Sequence[Entry], entries: Sequence[Entry]) -> Entry | None:
@@ -361,8 +359,8 @@ def _about_dynamicvit(run: Entry | None) -> str:
     if run is None:
         return f"DynamicViT has to be trained; there is no run from this checkpoint yet: {NOT_RUN}."
     steps = f" ({run['steps']:,} steps, {run['images_seen']:,} images)" if run.get("steps") else ""
-    kept = run.get("epoch", run["epochs"])
-    best = "" if kept == run["epochs"] else f"; the weights are those of epoch {kept}"
+    epoch = run.get("epoch", run["epochs"])
+    best = "" if epoch == run["epochs"] else f"; the weights are those of epoch {epoch}"
     return (
         f"DynamicViT was trained for {_length(run)}{steps}{best}; its authors train for {DYNAMICVIT_EPOCHS} epochs of "
         "ImageNet."
@@ -399,7 +397,7 @@ def _top1(entry: Entry) -> str:
 def _rate(entry: Entry, batch_size: int | None = None) -> str:
     if "images_per_s" in entry:
         return f"{entry['images_per_s']:.0f} ({entry['speed_up']:.2f}×)"
-    timed = next((one for one in entry.get("throughput", []) if one["batch_size"] == batch_size), None)
+    timed = next((timing for timing in entry.get("throughput", []) if timing["batch_size"] == batch_size), None)
     return f"{timed['images_per_s']:.0f} ({timed['speed_up']:.2f}×)" if timed else "not timed"
 
 
@@ -409,16 +407,16 @@ def _timing_head(entries: Sequence[Entry]) -> str:
 
 
 def _against(entry: Entry, reference: str) -> str:
-    for other, found in entry.get("against", {}).items():
+    for other, pair in entry.get("against", {}).items():
         if other.rpartition("/")[2] == reference:
-            return paired_cell(found)
+            return paired_cell(pair)
     return ""
 
 
-def paired_cell(found: Mapping[str, Any]) -> str:
+def paired_cell(pair: Mapping[str, Any]) -> str:
     """A paired comparison as tables print it: points, 95 % interval, p-value."""
-    points = f"{100 * found['difference']:+.2f} [{100 * found['low']:+.2f}, {100 * found['high']:+.2f}]"
-    return f"{points}, {p_value(found['p'])}"
+    points = f"{100 * pair['difference']:+.2f} [{100 * pair['low']:+.2f}, {100 * pair['high']:+.2f}]"
+    return f"{points}, {p_value(pair['p'])}"
 
 
 def p_value(p: float) -> str:

@@ -50,9 +50,9 @@ def table_of(entries: Sequence[Entry]) -> str:
 
 def findings(entries: Sequence[Entry]) -> list[str]:
     """The goals and what was reached, a line each."""
-    found = {(_runner(entry), entry["batch_size"]): entry for entry in entries}
+    by_runner = {(_runner(entry), entry["batch_size"]): entry for entry in entries}
     ours = {
-        precision: {size: found[Runner("OpenVINO", "FreqMerge", precision), size] for size in _sizes(entries)}
+        precision: {size: by_runner[Runner("OpenVINO", "FreqMerge", precision), size] for size in _sizes(entries)}
         for precision in dict.fromkeys(entry["precision"] for entry in entries if entry["runtime"] == "OpenVINO")
     }
     lines = [

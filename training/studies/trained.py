@@ -99,11 +99,11 @@ def kinship(first: Manifest, own: Manifest) -> Kinship:
 
 def _start(manifest: Manifest) -> str:
     """The weights that a run began with: the SHA-256 of their file, timm's on the hub, or drawn by the seed."""
-    told = manifest.training.get(START, {})
-    if "sha256" in told:
-        return str(told["sha256"])
-    if "hub" in told:
-        return f"hub: {told['hub']}"
+    start = manifest.training.get(START, {})
+    if "sha256" in start:
+        return str(start["sha256"])
+    if "hub" in start:
+        return f"hub: {start['hub']}"
     config = manifest.training.get("config")
     if config is None or config.get("pretrained"):  # a run that does not tell which file that was
         return UNKNOWN
@@ -112,8 +112,8 @@ def _start(manifest: Manifest) -> str:
 
 def _merging(manifest: Manifest) -> dict[str, Any]:
     """The merging config that the run trained with."""
-    told = manifest.config.model_dump(mode="json", include=set(MergeConfig.model_fields))
-    return told if trained_merging(manifest) else {**told, "keep_rate": 1.0}
+    merging = manifest.config.model_dump(mode="json", include=set(MergeConfig.model_fields))
+    return merging if trained_merging(manifest) else {**merging, "keep_rate": 1.0}
 
 
 def trained_merging(manifest: Manifest) -> bool:
@@ -122,15 +122,15 @@ def trained_merging(manifest: Manifest) -> bool:
 
 
 def _recipe(manifest: Manifest) -> dict[str, Any]:
-    told = manifest.training
-    own = {**TrainConfig().model_dump(mode="json"), **told.get("config", {})}  # an older run had the defaults
+    run = manifest.training
+    own = {**TrainConfig().model_dump(mode="json"), **run.get("config", {})}  # an older run had the defaults
     left_out = {*FREE, "freqmerge", "pretrained"}
     return {
         **manifest.config.model_dump(mode="json", include=set(BackboneConfig.model_fields)),
         **{key: value for key, value in own.items() if key not in left_out},
-        **{key: told.get(key) for key in FACTS},
-        "teacher": told.get("teacher", {}).get("digest"),
-        "temperature_folded": told.get("calibration", {}).get("temperature"),
+        **{key: run.get(key) for key in FACTS},
+        "teacher": run.get("teacher", {}).get("digest"),
+        "temperature_folded": run.get("calibration", {}).get("temperature"),
         **{f"version of {name}": version for name, version in manifest.versions.items()},
     }
 
@@ -143,13 +143,13 @@ def _differing(first: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, tu
 
 def labels(manifests: Sequence[Manifest]) -> list[str]:
     """What a table calls each checkpoint: what it was trained with, and its digest where that is not enough."""
-    told = [
+    names = [
         f"trained with {STRATEGIES[each.config.scoring].label}" if trained_merging(each) else "trained without merging"
         for each in manifests
     ]
     return [
-        name if told.count(name) == 1 else f"{name} ({each.digest[:12]})"
-        for name, each in zip(told, manifests, strict=True)
+        name if names.count(name) == 1 else f"{name} ({each.digest[:12]})"
+        for name, each in zip(names, manifests, strict=True)
     ]
 
 
@@ -179,14 +179,14 @@ def comparison_table(entries: Sequence[Entry]) -> str:
     rows = []
     for entry in entries:
         tokens, gmacs, _, top1 = costs(entry)
-        found = entry["against"]
+        pairs = entry["against"]
         rows.append(
             [
                 entry["label"] + ("" if _alike(entry) else " \\*"),
                 evaluated_with(entry["evaluated"]),
                 *(tokens, gmacs, top1, f"{100 * entry['top5']:.2f}", f"{entry['loss']:.4f}"),
                 f"{100 * entry['calibration_error']:.2f}",
-                *(paired_cell(found[key]) if key in found else "" for key in ("first", OWN)),
+                *(paired_cell(pairs[key]) if key in pairs else "" for key in ("first", OWN)),
             ]
         )
     return table(head, rows)
@@ -205,17 +205,17 @@ def findings(entries: Sequence[Entry]) -> list[str]:
 
 def _outcomes(entries: Sequence[Entry]) -> list[str]:
     """One sentence per merging config that the checkpoints are evaluated with."""
-    told = []
+    sentences = []
     for name in dict.fromkeys(entry["evaluated"] for entry in entries):
         pairs = [
             (entry, entry["against"]["first"])
             for entry in entries
             if entry["evaluated"] == name and "first" in entry["against"]
         ]
-        told.append(
+        sentences.append(
             f"Evaluated {_with(name)}, against the checkpoint {entries[0]['label']}, in points: {by_outcome(pairs)}."
         )
-    return told
+    return sentences
 
 
 def _with(name: str) -> str:
@@ -227,14 +227,14 @@ def _kept_apart(entries: Sequence[Entry]) -> list[str]:
     own = [entry for entry in entries if entry["evaluated"] == OWN]
     odd = [entry for entry in own if not _alike(entry)]
     fields = dict.fromkeys(key for entry in own for key in entry["kinship"]["merging"])
-    told = []
+    sentences = []
     if not odd:
-        told.append(
+        sentences.append(
             f"All {len(own)} runs started from the same weights ({own[0][START][:12]}) and differ in nothing but their "
             f"merging ({', '.join(fields) or 'not even that'}), by their own records."
         )
     marked = [f"\\* {entry['label']}: more than the merging differs from the first. {_more(entry)}" for entry in odd]
-    return told + marked
+    return sentences + marked
 
 
 def _alike(entry: Entry) -> bool:
@@ -261,13 +261,13 @@ def _run(entry: Entry) -> str:
 
 def facts(first: Manifest, own: Manifest) -> dict[str, Any]:
     """What an entry says of a checkpoint's training."""
-    told = own.training
+    run = own.training
     return {
         START: _start(own),
         "kinship": kinship(first, own)._asdict(),
         "run": {
-            **{key: told.get(key) for key in ("command", "epoch", "steps", "images_seen", "seconds", "arithmetic")},
-            "epochs": told.get("config", {}).get("epochs"),
+            **{key: run.get(key) for key in ("command", "epoch", "steps", "images_seen", "seconds", "arithmetic")},
+            "epochs": run.get("config", {}).get("epochs"),
         },
     }
 

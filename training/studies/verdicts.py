@@ -16,12 +16,14 @@ Entry = Mapping[str, Any]
 def findings(entries: Sequence[Entry]) -> list[str]:
     """For each schedule: what beats ToMe, the score beside its controls, and the form that half the images chose."""
     measured = [entry for entry in entries if "top1" in entry]
-    told = []
+    sentences = []
     for share in dict.fromkeys(entry["budget"] for entry in measured):
         rows = {_name(entry): entry for entry in measured if entry["budget"] == share and _against(entry)}
         if rows:
-            told += _schedule("On the checkpoint's schedule" if share is None else f"At {share:.0%} of the cost", rows)
-    return told + (about_the_sample(measured[0]) if measured else [])
+            sentences += _schedule(
+                "On the checkpoint's schedule" if share is None else f"At {share:.0%} of the cost", rows
+            )
+    return sentences + (about_the_sample(measured[0]) if measured else [])
 
 
 def _schedule(where: str, rows: Mapping[str, Entry]) -> list[str]:
@@ -30,15 +32,15 @@ def _schedule(where: str, rows: Mapping[str, Entry]) -> list[str]:
         [name for name in rows if corrected[name] < 0.05 and sign * _against(rows[name])["difference"] > 0]
         for sign in (1, -1)
     )
-    told = [
+    sentences = [
         f"{where}, of {len(rows)} rows tested against ToMe on the same blocks (Holm-corrected, 5 %): "
         f"better: {_listed(better, rows)}; worse: {_listed(worse, rows)}; the others show no difference."
     ]
     if "lfgm" in rows:
         names = [name for name in ("lfgm", *sorted(of_role("control"))) if name in rows]
-        told.append(f"{where}, the frequency score beside its controls, top-1: {_scores(names, rows)}.")
+        sentences.append(f"{where}, the frequency score beside its controls, top-1: {_scores(names, rows)}.")
     candidates = {name: entry for name, entry in rows.items() if entry["config"]["scoring"] in _SCORES}
-    return told + ([_confirmed(where, candidates)] if candidates else [])
+    return sentences + ([_confirmed(where, candidates)] if candidates else [])
 
 
 _SCORES = {"lfgm", *of_role("variant")}
@@ -62,8 +64,8 @@ def _reference(entry: Entry) -> str:
 
 def _against(entry: Entry) -> Mapping[str, Any]:
     """The comparison with ToMe on the same blocks; empty where there is none."""
-    found = (pair for other, pair in entry["against"].items() if other.rpartition("/")[2] == TOME)
-    return next(found, {})
+    pairs = (pair for other, pair in entry["against"].items() if other.rpartition("/")[2] == TOME)
+    return next(pairs, {})
 
 
 def _name(entry: Entry) -> str:
@@ -71,8 +73,8 @@ def _name(entry: Entry) -> str:
 
 
 def _listed(names: Sequence[str], rows: Mapping[str, Entry]) -> str:
-    told = [f"{rows[name]['label']} ({100 * _against(rows[name])['difference']:+.2f})" for name in names]
-    return ", ".join(told) or "none"
+    gains = [f"{rows[name]['label']} ({100 * _against(rows[name])['difference']:+.2f})" for name in names]
+    return ", ".join(gains) or "none"
 
 
 def _scores(names: Sequence[str], rows: Mapping[str, Entry]) -> str:

@@ -21,9 +21,9 @@ def essence(data: bytes) -> Essence:
     at = head = 13 + _colours(flags)
     control, blocks = b"", 0
     while True:
-        if (found := _NEXT.search(data, at)) is None or data[found.start()] == _END:
+        if (mark := _NEXT.search(data, at)) is None or data[mark.start()] == _END:
             raise EOFError("the file ends before its first frame")
-        at = found.start()
+        at = mark.start()
         if data[at] == _IMAGE:
             break
         begin, at = at, at + 2

@@ -62,15 +62,15 @@ class _Frame:
         factors = self._factors()
         unit_width = 8 * max((h for _, h, _ in factors), default=1)
         units = -(-self.width // unit_width) * -(-self.height // self.unit_height)
-        found: dict[int, int] = {}
+        counts: dict[int, int] = {}
         for name, h, v in factors:
-            found[name] = found.get(name, 0) + units * h * v
-        return found
+            counts[name] = counts.get(name, 0) + units * h * v
+        return counts
 
 
 def essence(data: bytes) -> Essence:
     """The file without side notes; raises `Excessive`, or what `DAMAGED` lists for a broken header."""
-    kept, frame, exif, start, parts = _header(data)
+    stretches, frame, exif, start, parts = _header(data)
     cost = len(data) * _BYTE_S + frame.width * frame.height * _PIXEL_S
     if frame.marker in _PROGRESSIVE or data.count(b"\xff\xda", start) > 1:
         passes, scans = _passes(data, start, frame, parts)
@@ -78,8 +78,8 @@ def essence(data: bytes) -> Essence:
     elif frame.marker in _ARITHMETIC:
         cost += sum(frame.blocks.values()) * _ARITHMETIC_PASS_S
     whole = data
-    if len(kept) > 1:
-        whole = b"".join([*(data[begin:end] for begin, end in kept), data[start:]])
+    if len(stretches) > 1:
+        whole = b"".join([*(data[begin:end] for begin, end in stretches), data[start:]])
     return Essence(whole, frame.width, frame.height, cost, orientation_of(exif) if exif else 1)
 
 
@@ -88,7 +88,7 @@ def _header(data: bytes) -> tuple[list[tuple[int, int]], _Frame, bytes, int, int
 
     The last stretch ends where the first scan starts, so a single one means that nothing is left out.
     """
-    kept, begin, at, parts, skipped = [], 0, 2, 0, 0
+    stretches, begin, at, parts, skipped = [], 0, 2, 0, 0
     frame, exif = None, b""
     while True:
         parts += 1
@@ -96,11 +96,11 @@ def _header(data: bytes) -> tuple[list[tuple[int, int]], _Frame, bytes, int, int
             refuse_parts(parts, "segments")
         code = data[at + 1]
         if data[at] != 0xFF or not 0 < code < 0xFF:  # bytes that fill, or junk: libjpeg passes over them, too
-            if (found := _MARKER.search(data, at)) is None:
+            if (marker := _MARKER.search(data, at)) is None:
                 raise OSError("the file ends before its first scan")
-            kept.append((begin, at))
-            skipped += found.start() - at
-            begin = at = found.start()
+            stretches.append((begin, at))
+            skipped += marker.start() - at
+            begin = at = marker.start()
             code = data[at + 1]
         if code == _SOS:
             break
@@ -113,7 +113,7 @@ def _header(data: bytes) -> tuple[list[tuple[int, int]], _Frame, bytes, int, int
             if code not in _NEEDED_NOTES or not data.startswith(_NEEDED_NOTES[code], at + 4):
                 if code == _EXIF and not exif and data.startswith(b"Exif\0\0", at + 4):
                     exif = data[at + 4 : end]
-                kept.append((begin, at))
+                stretches.append((begin, at))
                 skipped += end - at
                 begin = end
         elif code in (_SOI, _EOI):
@@ -123,8 +123,8 @@ def _header(data: bytes) -> tuple[list[tuple[int, int]], _Frame, bytes, int, int
         raise SyntaxError("no frame header before the first scan")
     if at - skipped > MAX_HEADER_BYTES:
         raise Excessive(f"{at - skipped:,} bytes of tables")
-    kept.append((begin, at))
-    return kept, frame, exif, at, parts
+    stretches.append((begin, at))
+    return stretches, frame, exif, at, parts
 
 
 def _length(data: bytes, at: int) -> int:
@@ -148,17 +148,17 @@ def _passes(data: bytes, start: int, frame: _Frame, parts: int) -> tuple[int, in
 
 def _segments_from(data: bytes, start: int, parts: int = 0) -> list[tuple[int, bytes]]:
     """Marker and body of every segment from the first scan to the end marker or the end of the file."""
-    found: list[tuple[int, bytes]] = []
+    segments: list[tuple[int, bytes]] = []
     at = start
     while (mark := _AFTER_SCAN.search(data, at)) is not None and data[mark.start() + 1] != _EOI:
         at = mark.start()
-        refuse_parts(parts + len(found), "segments")
+        refuse_parts(parts + len(segments), "segments")
         if at + 4 > len(data):
             break
         end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-        found.append((data[at + 1], data[at + 4 : min(end, at + 260)] or b"\0"))
+        segments.append((data[at + 1], data[at + 4 : min(end, at + 260)] or b"\0"))
         at = max(end, at + 2)
-    return found
+    return segments
 
 
 def unfinished(data: bytes) -> bool:

@@ -34,23 +34,23 @@ def essence(data: bytes) -> Essence:
     width, height, depth, colour = _SIZE.unpack_from(data, 16)
     if data[12:16] != b"IHDR":
         raise SyntaxError("the header is not the first chunk")
-    kept, exif, chunks = _chunks(data)
+    stretches, exif, chunks = _chunks(data)
     sample_bytes = width * height * _CHANNELS.get(colour, 4) * depth / 8
     cost = len(data) * _BYTE_S + sample_bytes * _SAMPLE_BYTE_S + width * height * _PIXEL_S + chunks * _CHUNK_S
     if depth == 16 and colour == _COLOUR:
         cost *= 2  # a transparent colour takes a second pass
     if unfinished(data):
         cost *= 2  # what is there is unpacked to be counted, too
-    if kept == [(_START, len(data))]:
+    if stretches == [(_START, len(data))]:
         whole = data
     else:
-        whole = b"".join([data[:_START], *(data[start:end] for start, end in kept)])
+        whole = b"".join([data[:_START], *(data[start:end] for start, end in stretches)])
     return Essence(whole, width, height, cost, orientation_of(exif) if exif else 1)
 
 
 def _chunks(data: bytes) -> tuple[list[tuple[int, int]], bytes, int]:  # noqa: C901 - one fast pass
     """Stretches of chunks to keep, the EXIF block, and the number of chunks."""
-    kept, begin, at, exif, chunks = [], _START, _START, b"", 0
+    stretches, begin, at, exif, chunks = [], _START, _START, b"", 0
     while at + 12 <= len(data):
         length, kind = _HEADER.unpack_from(data, at)
         end, chunks = at + 12 + length, chunks + 1
@@ -64,7 +64,7 @@ def _chunks(data: bytes) -> tuple[list[tuple[int, int]], bytes, int]:  # noqa: C
                 exif = data[at + 8 : end - 4]
             if kind != b"tRNS" or not sound:
                 if at > begin:
-                    kept.append((begin, at))
+                    stretches.append((begin, at))
                 begin = end
         elif kind == b"IHDR" and at != _START:
             raise SyntaxError("two headers")
@@ -72,8 +72,8 @@ def _chunks(data: bytes) -> tuple[list[tuple[int, int]], bytes, int]:  # noqa: C
         if kind == b"IEND":
             break
     if begin < len(data):
-        kept.append((begin, len(data)))
-    return kept, exif, chunks
+        stretches.append((begin, len(data)))
+    return stretches, exif, chunks
 
 
 def _sound(data: bytes, at: int, end: int) -> bool:

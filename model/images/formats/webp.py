@@ -21,8 +21,8 @@ def essence(data: bytes) -> Essence:
     cost = width * height * _PIXEL_S + len(data) * _BYTE_S
     if kind != b"VP8X":
         return Essence(data, width, height, cost)
-    kept, exif = _chunks(data)
-    return Essence(_joined(data, kept), width, height, cost, orientation_of(exif))
+    chunks, exif = _chunks(data)
+    return Essence(_joined(data, chunks), width, height, cost, orientation_of(exif))
 
 
 def _size(data: bytes, kind: bytes) -> tuple[int, int]:
@@ -39,7 +39,7 @@ def _size(data: bytes, kind: bytes) -> tuple[int, int]:
 
 def _chunks(data: bytes) -> tuple[list[bytes] | None, bytes]:
     """Chunks of the first frame after the header's, None where one is cut off; and the EXIF block."""
-    kept: list[bytes] = []
+    chunks: list[bytes] = []
     exif, at, seen = b"", 30, set[bytes]()
     for _ in range(MAX_PARTS):
         if at + 8 > len(data):
@@ -49,16 +49,16 @@ def _chunks(data: bytes) -> tuple[list[bytes] | None, bytes]:
         if kind in (b"ANIM", b"ANMF", b"ALPH", b"VP8 ", b"VP8L") and kind not in seen:
             if at + 8 + size > len(data):
                 return None, exif
-            kept.append(data[at:end])
+            chunks.append(data[at:end])
             seen.add(kind)
         elif kind == b"EXIF" and not exif:
             exif = data[at + 8 : at + 8 + size]
         at = end
-    return kept, exif
+    return chunks, exif
 
 
-def _joined(data: bytes, kept: list[bytes] | None) -> bytes:
-    if kept is None:
+def _joined(data: bytes, chunks: list[bytes] | None) -> bytes:
+    if chunks is None:
         return data  # libwebp says what is missing
-    body = b"WEBP" + data[12:20] + bytes([data[20] & ~_NOTES]) + data[21:30] + b"".join(kept)
+    body = b"WEBP" + data[12:20] + bytes([data[20] & ~_NOTES]) + data[21:30] + b"".join(chunks)
     return b"RIFF" + struct.pack("<I", len(body)) + body

@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from model.merging.frequency import normalise
-from model.merging.strategies.view import View, asked
+from model.merging.strategies.view import View, require_values
 
 
 def class_attention(view: View) -> Float[Tensor, "batch tokens"]:
     """Attention from the class token, stretched to 0..1."""
-    return normalise(asked(view.attention))
+    return normalise(require_values(view.attention))

@@ -11,15 +11,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from model.merging.strategies.strategy import summed_size
-from model.merging.strategies.view import View, asked
+from model.merging.strategies.view import View, require_values
 
 
-def keep_attentive(view: View, score: Float[Tensor, "batch tokens"] | None, kept: int) -> Int[Tensor, "batch tokens"]:
-    """The `kept` - 1 tokens of highest class attention stay, in order; the others join the last one."""
-    attention = asked(view.attention)
+def keep_attentive(
+    view: View, score: Float[Tensor, "batch tokens"] | None, kept_count: int
+) -> Int[Tensor, "batch tokens"]:
+    """The `kept_count` - 1 tokens of highest class attention stay, in order; the others join the last one."""
+    attention = require_values(view.attention)
     position = torch.arange(attention.shape[1], device=attention.device)
-    stays = (attention.topk(kept - 1, dim=1).indices[:, :, None] == position).any(dim=1)
-    return torch.where(stays, torch.cumsum(stays.int(), dim=1) - 1, kept - 1)
+    stays = (attention.topk(kept_count - 1, dim=1).indices[:, :, None] == position).any(dim=1)
+    return torch.where(stays, torch.cumsum(stays.int(), dim=1) - 1, kept_count - 1)
 
 
 def fuse_inattentive(
@@ -29,6 +31,6 @@ def fuse_inattentive(
 
     The attentions are not normalised, as in the paper: the fused token is short, and its LayerNorms lengthen it.
     """
-    fused = assignment[:, -1:] * asked(view.attention)[:, None, :]
+    fused = assignment[:, -1:] * require_values(view.attention)[:, None, :]
     weight = torch.cat([assignment[:, :-1], fused], dim=1)
     return weight.to(view.tokens.dtype) @ view.tokens, summed_size(view, assignment)

@@ -16,12 +16,12 @@ from model.merging.strategies.view import View, pick
 
 
 def merge_high_energy(
-    view: View, score: Float[Tensor, "batch tokens"] | None, kept: int
+    view: View, score: Float[Tensor, "batch tokens"] | None, kept_count: int
 ) -> Int[Tensor, "batch tokens"]:
     """Tokens of high energy merge pairwise; all that stay keep their order."""
     unit = F.normalize(view.features.float(), dim=2)
     cosine = unit @ unit.transpose(1, 2)
-    merged = cosine.shape[1] - kept
+    merged = cosine.shape[1] - kept_count
     order = energy(cosine, margin(view.depth)).argsort(dim=1, descending=True, stable=True)
     sources, destinations = order[:, : 2 * merged : 2], order[:, 1 : 2 * merged : 2]
     partner = pick(pick(cosine, sources).transpose(1, 2), destinations).argmax(dim=1)

@@ -24,13 +24,15 @@ def unprotected(view: View) -> None:
     return None
 
 
-def merge_similar(view: View, score: Float[Tensor, "batch tokens"] | None, kept: int) -> Int[Tensor, "batch tokens"]:
+def merge_similar(
+    view: View, score: Float[Tensor, "batch tokens"] | None, kept_count: int
+) -> Int[Tensor, "batch tokens"]:
     """Bipartite soft matching on the penalised similarity."""
     config = view.config
     similarity = penalised_similarity(
         view.features, score, config.alpha, clamp=config.cosine == "clamped", pair_score=config.pair_score
     )
-    return match(similarity, view.features.shape[1] - kept)
+    return match(similarity, view.features.shape[1] - kept_count)
 
 
 def size_weighted_mean(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from model.merging.matching import weighted_merge
 from model.merging.strategies.strategy import summed_size
-from model.merging.strategies.view import View, asked
+from model.merging.strategies.view import View, require_values
 
 TINY = torch.finfo(torch.float32).tiny
 
@@ -22,6 +22,6 @@ def importance_weighted_mean(
     view: View, assignment: Float[Tensor, "batch kept tokens"]
 ) -> tuple[Float[Tensor, "batch kept dim"], Float[Tensor, "batch kept"]]:
     """The mean of the tokens that join, weighted by their class importance, and the sum of their sizes."""
-    importance = asked(view.importance).clamp(min=TINY)  # an attention of exactly 0 would divide 0 by 0
+    importance = require_values(view.importance).clamp(min=TINY)  # an attention of exactly 0 would divide 0 by 0
     tokens, _ = weighted_merge(view.tokens, importance, assignment)
     return tokens, summed_size(view, assignment)

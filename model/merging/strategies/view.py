@@ -73,7 +73,7 @@ class View:
         return patches if self.is_first else pool_over_patches(patches, self.source_map, self.tokens.shape[1])
 
 
-def asked(values: Tensor | None) -> Tensor:
+def require_values(values: Tensor | None) -> Tensor:
     """`values`, which the block computed because the strategy's `needs_attention` is set."""
     if values is None:
         raise TypeError("a strategy that reads attention or importance must set needs_attention")

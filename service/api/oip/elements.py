@@ -24,20 +24,20 @@ _TO_STANDARD = bytes.maketrans(_URL_SAFE, b"+/")
 
 def binary_texts(raw: memoryview, name: str, count: int) -> list[bytes]:
     """The elements of a BYTES tensor in binary."""
-    found: list[bytes] = []
-    while raw and len(found) < count:
+    texts: list[bytes] = []
+    while raw and len(texts) < count:
         length = int.from_bytes(raw[:LENGTH_BYTES], "little")
         if len(raw) < LENGTH_BYTES + length:
             raise BadInference(
-                f"{name}: expected element {len(found)} to have {length:,} bytes after its 4-byte length, "
+                f"{name}: expected element {len(texts)} to have {length:,} bytes after its 4-byte length, "
                 f"found {max(0, len(raw) - LENGTH_BYTES):,}"
             )
-        found.append(bytes(raw[LENGTH_BYTES : LENGTH_BYTES + length]))
+        texts.append(bytes(raw[LENGTH_BYTES : LENGTH_BYTES + length]))
         raw = raw[LENGTH_BYTES + length :]
-    if raw or len(found) != count:
+    if raw or len(texts) != count:
         more = f"{len(raw):,} more bytes" if raw else "the end"
-        raise BadInference(f"{name}: expected {count} elements as its shape says, found {more} after {len(found)}")
-    return found
+        raise BadInference(f"{name}: expected {count} elements as its shape says, found {more} after {len(texts)}")
+    return texts
 
 
 def json_texts(data: Any, name: str, count: int) -> list[bytes]:

@@ -178,10 +178,10 @@ def _wanted(request: InferenceRequest, known: tuple[Tensor, ...]) -> list[Wanted
     return [_output(by_name[output.name], output.parameters or OutputParameters(), default) for output in named]
 
 
-def _output(tensor: Tensor, asked: OutputParameters, default: bool) -> Wanted:
-    if asked.shared_memory_region is not None:
+def _output(tensor: Tensor, parameters: OutputParameters, default: bool) -> Wanted:
+    if parameters.shared_memory_region is not None:
         raise BadInference(f"{tensor.name}: expected an output in the answer, found a region of shared memory")
-    classes = asked.classification or 0
+    classes = parameters.classification or 0
     most = tensor.shape[-1] if tensor.name in ("probabilities", "logits") else 0
     if classes > most:
         raise BadInference(
@@ -189,4 +189,4 @@ def _output(tensor: Tensor, asked: OutputParameters, default: bool) -> Wanted:
             if most
             else f"classification: expected probabilities or logits, found {tensor.name}"
         )
-    return Wanted(tensor, default if asked.binary_data is None else asked.binary_data, classes)
+    return Wanted(tensor, default if parameters.binary_data is None else parameters.binary_data, classes)

@@ -121,9 +121,9 @@ def test_a_refusal_is_an_engine_error():
 
 def test_an_engine_in_the_cache_is_taken_and_a_damaged_one_is_deleted(written, origin, caplog):
     folder = written.parent
-    assert artifact.kept(origin, 32, folder, bytes) == ENGINE
+    assert artifact.find_engine(origin, 32, folder, bytes) == ENGINE
     written.write_bytes(b"")
-    assert artifact.kept(origin, 32, folder, bytes) is None
+    assert artifact.find_engine(origin, 32, folder, bytes) is None
     assert list(folder.iterdir()) == []
     assert "cut short or changed; build it again" in caplog.text
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from model.images.pictures import network_side
 from model.images.prepare import prepare_image
 from service.api.predictions import probabilities
 from service.pictures import decoding
-from service.pictures.memory_budget import ByteBudget
+from service.pictures.memory_budget import ByteBudget, always
 from tests.service.conftest import DEADLINE_S
 from tests.support import paths
 
@@ -64,7 +64,7 @@ class Recorded(ByteBudget):
         self.asked: list[int] = []
 
     @contextmanager
-    def hold(self, size: int) -> Iterator[None]:
+    def hold(self, size: int, wanted: Callable[[], bool] = always) -> Iterator[None]:
         self.asked.append(size)
         yield
 

@@ -96,7 +96,7 @@ def test_at_rho_1_inference_is_the_plain_model_to_the_bit(arguments):
     answer = model(images(3))
     assert isinstance(answer, Pruned)
     assert torch.equal(answer.logits, model.vit(images(3)))
-    assert torch.equal(answer.kept, torch.arange(36).expand(3, -1))
+    assert torch.equal(answer.kept_patches, torch.arange(36).expand(3, -1))
 
 
 def test_inference_removes_the_tokens_that_the_predictors_would_rather_drop():
@@ -109,7 +109,7 @@ def test_inference_removes_the_tokens_that_the_predictors_would_rather_drop():
     answer = model(batch)
     assert lengths == [37, 37, 19, 19]
     expected = [sorted(range(36), key=lambda t: -row[t, 1])[:18] for row in seen[0]]
-    assert answer.kept.tolist() == [sorted(chosen) for chosen in expected]
+    assert answer.kept_patches.tolist() == [sorted(chosen) for chosen in expected]
 
 
 def removing(model, image, masks):
@@ -163,7 +163,7 @@ def test_images_in_a_batch_do_not_influence_each_other():
     for one in range(5):
         alone = model(batch[one : one + 1])
         torch.testing.assert_close(alone.logits[0], together.logits[one], rtol=1e-4, atol=1e-5)
-        assert torch.equal(alone.kept[0], together.kept[one])
+        assert torch.equal(alone.kept_patches[0], together.kept_patches[one])
 
 
 # The masked attention and its gradient
