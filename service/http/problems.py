@@ -1,4 +1,7 @@
-"""From an exception to the problem document that the client sees (RFC 9457)."""
+"""From an exception to the problem document that the client sees (RFC 9457).
+
+Codes, sentences and the value of `Retry-After` are the exceptions' own: see `service.errors`.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Bytes from a stranger → a `Picture` that is safe to classify and to draw on.
 
 Checks run cheapest first: the first bytes against an allow-list, the file's structure and the size in its header
-against the limits, and only then the pixels. Everything here is blocking and belongs on a worker thread, but for
+against the limits (bytes, pixels and sides are settings; scans and parts of a file are bounded per format in
+`model.images.formats`), and only then the pixels. Everything here is blocking and belongs on a worker thread, but for
 pictures of `QUICK_S`; Pillow releases the interpreter lock while it decodes. No state of Pillow is changed.
 
 What may take long is not decoded here but by a process that can be ended (`service.pictures.decode_pool`).

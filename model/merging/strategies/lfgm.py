@@ -1,4 +1,7 @@
-"""The frequency score (LFGM) as protection: edges and detail stay, smooth regions merge."""
+"""The frequency score (LFGM) as protection: edges and detail stay, smooth regions merge.
+
+The penalty with weight α is `model.merging.matching.penalised_similarity`, the same for every score.
+"""
 
 from __future__ import annotations
 
