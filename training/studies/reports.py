@@ -394,11 +394,15 @@ def _top1(entry: Entry) -> str:
     return f"{100 * entry['top1']:.2f}{spread}"
 
 
+def _images_per_s(value: float) -> str:
+    return f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
 def _rate(entry: Entry, batch_size: int | None = None) -> str:
     if "images_per_s" in entry:
-        return f"{entry['images_per_s']:.0f} ({entry['speed_up']:.2f}×)"
+        return f"{_images_per_s(entry['images_per_s'])} ({entry['speed_up']:.2f}×)"
     timed = next((timing for timing in entry.get("throughput", []) if timing["batch_size"] == batch_size), None)
-    return f"{timed['images_per_s']:.0f} ({timed['speed_up']:.2f}×)" if timed else "not timed"
+    return f"{_images_per_s(timed['images_per_s'])} ({timed['speed_up']:.2f}×)" if timed else "not timed"
 
 
 def _timing_head(entries: Sequence[Entry]) -> str:
