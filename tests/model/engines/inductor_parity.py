@@ -13,7 +13,7 @@ from model import load_checkpoint
 from model.engines.choice import create_engine
 
 path, sizes = sys.argv[1], [int(size) for size in sys.argv[2].split(",")]
-torch._dynamo.config.recompile_limit = 1  # fewer than there are sizes: warming up has to raise it
+torch._dynamo.config.recompile_limit = 2  # fewer than there are sizes: warming up has to raise it
 compiled = create_engine(load_checkpoint(path), "inductor", "cpu", max_batch_size=max(sizes))
 eager = create_engine(load_checkpoint(path), "eager", "cpu", max_batch_size=max(sizes))
 compiled.warm_up()
