@@ -118,6 +118,9 @@ class TrainConfig(Frozen):
         5, ge=0, description="epochs between two torch.cuda.empty_cache(); 0 never calls it"
     )
     grad_checkpoint: bool = Field(False, description="compute activations again in the backward pass to save memory")
+    compile: bool = Field(
+        False, description="compile the training step with torch.compile: a minute at the start, faster from then on"
+    )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     patience_s: float = Field(
         1800.0, gt=0, description="seconds that a process waits for one that does not answer before the run ends"
@@ -191,6 +194,7 @@ class TrainConfig(Frozen):
 
 FREE = frozenset(
     {
+        "compile",
         "cudnn_benchmark",
         "data_dir",
         "device",

@@ -18,7 +18,7 @@ from model.manifest import default_checkpoint_path
 from training import cli
 from training.measure import records
 from training.measure.fitting import cost
-from training.studies import breakdown, picture_report, reports, runtimes, trained, verdicts
+from training.studies import breakdown, gpu, picture_report, reports, runtimes, trained, verdicts
 from training.studies.plan import STUDIES
 from training.studies.reports import table
 
@@ -152,6 +152,11 @@ def cpu(results: Path) -> str:
     return runtimes.page(_any(runtimes.NAME, results))
 
 
+def on_gpu(results: Path) -> str:
+    """Plain and merging models on a GPU, eager and compiled."""
+    return gpu.page(_any(gpu.NAME, results))
+
+
 def where_time_goes(results: Path) -> str:
     """The time of one batch by the parts of the model."""
     return breakdown.page(_any(breakdown.NAME, results))
@@ -195,6 +200,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "engines": engines,
     "runtimes": cpu,
     "breakdown": where_time_goes,
+    "gpu": on_gpu,
     "by_picture": by_picture,
     "trained": compared,
     **{f"study_{name}": study(name) for name in STUDIES},

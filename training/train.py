@@ -74,6 +74,8 @@ class Run:
         self.schedule = _schedule(config, self.optimizer, self.loader.steps)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.arithmetic.amp_type is torch.float16)
         self.shared = distributed.share(self.objective, self.device)
+        if config.compile:  # every step has the same shapes
+            self.shared.compile(dynamic=False)
         self.progress = Progress()
         self.saved = ""
         """Where the state stands that --resume would go on from; empty if there is none of this run."""

@@ -149,9 +149,14 @@ class Merging(nn.Module):
         return low_pass_basis(self.grid, self.config.hpf_radius).float().to(device)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Merging:
-        """Moves and casts as every module does; the basis, which is known and not learned, is made anew in float32."""
+        """Moves and casts as every module does; a basis that moved, which is known and not learned, is made anew.
+
+        In float32. Where nothing moves it stays the very tensor: CUDA graphs read it at its address.
+        """
+        before = self.basis
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.basis = self._basis_on(self.basis.device)
+        if self.basis is not before:
+            self.basis = self._basis_on(self.basis.device)
         return self
 
     def explain(

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from model.engines.device import exact_float32
 from training.data.images import Images
 from training.errors import DivergedError
 
@@ -34,7 +35,12 @@ def score(classifier: nn.Module, images: Images, batch_size: int, device: torch.
 def answers(
     classifier: nn.Module, images: Images, batch_size: int, device: torch.device
 ) -> Float[Tensor, "count classes"]:
-    """Logits of every image, float32 on the CPU; raises `DivergedError` if any is not a finite number."""
+    """Logits of every image, float32 on the CPU; raises `DivergedError` if any is not a finite number.
+
+    On CUDA float32 is computed as such, without TF32, here and from then on.
+    """
+    if device.type == "cuda":
+        exact_float32()
     was_training = classifier.training
     classifier.eval()
     parts = [classifier(batch.to(device).pixels).logits.float().cpu() for batch in images.batches(batch_size)]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
@@ -112,7 +114,10 @@ def scoring(vit: Any, base: ModelConfig, config: AblationConfig) -> list[Row]:
 
 
 def at_budgets(vit: Any, base: ModelConfig, config: AblationConfig) -> list[Row]:
-    """Every method at the same counted cost, beside the checkpoint's own setting."""
+    """Every method at the same counted cost, beside the checkpoint's own setting.
+
+    In the checkpoint's blocks as far as they reach, for smaller budgets in blocks before them, too.
+    """
     whole = fitting.cost(vit, base.replace(keep_rate=1.0))
     left_out = {*of_role("control"), *of_role("variant")}
     wanted = config.strategies or tuple(name for name in STRATEGIES if name not in left_out)
@@ -133,10 +138,8 @@ def score(vit: Any, base: ModelConfig, config: AblationConfig) -> list[Row]:
     one block more, before them.
     """
     whole = fitting.cost(vit, base.replace(keep_rate=1.0))
-    first, second = (*base.merge_layers, len(vit.blocks))[:2]
-    earlier = (max(0, 2 * first - second), *base.merge_layers) if first > 0 else base.merge_layers
     rows = [_plain(base), *_scores(base, config.seeds), *_later(vit, base, config)]
-    for layers in dict.fromkeys((base.merge_layers, earlier)):
+    for layers in islice(_ever_earlier(base.merge_layers, len(vit.blocks)), 2):
         halved = base.replace(merge_layers=layers, keep_rate=0.5, merge_counts=())
         share = round(fitting.cost(vit, halved) / whole, 2)
         measured = _scores(halved, config.seeds) + (_choices(halved) if layers == base.merge_layers else [])
@@ -218,7 +221,28 @@ def _strategy(config: ModelConfig, seeds: int) -> Row:
 
 def _fitted(vit: Any, base: ModelConfig, share: float, macs: int, config: AblationConfig) -> Row:
     row = _within(share, _strategy(base, config.seeds))
-    return _settled(row, lambda: fitting.fit_keep_rate(vit, base, macs, config.tolerance))
+    return _settled(row, partial(_fit_blocks, vit, base, macs, config.tolerance))
+
+
+def _fit_blocks(vit: Any, base: ModelConfig, macs: int, tolerance: float) -> fitting.Fit:
+    """On the config's own blocks; where half of the tokens in each is not little enough, in one block more, and so on.
+
+    Raises the `BudgetError` of the most blocks.
+    """
+    *fewer, most = _ever_earlier(base.merge_layers, len(vit.blocks))
+    for layers in fewer:
+        with suppress(BudgetError):
+            return fitting.fit_keep_rate(vit, base.replace(merge_layers=layers, merge_counts=()), macs, tolerance)
+    return fitting.fit_keep_rate(vit, base.replace(merge_layers=most, merge_counts=()), macs, tolerance)
+
+
+def _ever_earlier(layers: tuple[int, ...], depth: int) -> Iterator[tuple[int, ...]]:
+    """Merging blocks, then each time one block more before them, as far from the first as that is from the second."""
+    yield layers
+    while layers[0] > 0:
+        first, second = (*layers, depth)[:2]
+        layers = (max(0, 2 * first - second), *layers)
+        yield layers
 
 
 def _everywhere(vit: Any, base: ModelConfig, macs: int, config: AblationConfig, share: float | None) -> list[Row]:

@@ -320,3 +320,12 @@ def test_under_autocast_scores_are_those_of_float32_and_source_maps_hold_whole_i
     for step in found.trace:
         for owners in step.source_map:
             assert sorted(set(owners.tolist())) == list(range(model.schedule[step.layer]))
+
+
+def test_a_move_to_where_the_model_is_leaves_every_tensor_at_its_address():
+    model = build(ModelConfig(backbone="vit_tiny_patch16_224", image_size=32, merge_layers=(1,), hpf_radius=0))
+    before = {name: buffer.data_ptr() for name, buffer in model.named_buffers()}
+    model.to("cpu")
+    assert {name: buffer.data_ptr() for name, buffer in model.named_buffers()} == before
+    model.half().float()
+    assert torch.equal(model.basis, build(model.config).basis)

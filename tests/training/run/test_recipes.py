@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,7 @@ from model.engines.classifier import Classifier
 from model.errors import CheckpointError, ConfigError
 from model.images.input_stage import InputStage
 from model.images.preprocess import Preprocess
+from tests.support import forked
 from training import train
 from training.config import TrainConfig
 from training.data.augment import Augmentation, seed_everything
@@ -255,6 +258,32 @@ def test_every_part_of_a_recipe_trains_together(recipe, tiny_model):
     history = train.train(config, tiny_model)
     assert all(0 < entry["train_loss"] < 6 for entry in history)
     assert load_checkpoint(config.checkpoint_path).manifest.training["config"]["mixup"] == 0.8
+
+
+COMPILED = """
+import sys
+from functools import partialmethod
+from torch import nn
+from training import train
+
+nn.Module.compile = partialmethod(nn.Module.compile, backend="eager")  # traced as ever; kernels would take a minute
+train.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+def test_a_compiled_run_learns_the_same(data_dir, tmp_path):
+    histories = []
+    for way in ("compile", "no_compile"):
+        flags = f"--data_dir {data_dir} --output_dir {tmp_path / way} --{way} --epochs 1 --batch_size 40 --lr 3e-3"
+        flags += " --warmup_epochs 0 --mixup 0.8 --image_size 32 --merge_layers 1 --backbone vit_tiny_patch16_224"
+        flags += " --backbone_args patch_size=8 embed_dim=48 depth=3 num_heads=3 --device cpu --threads 1"
+        done = forked.run("-c", COMPILED, *flags.split())
+        assert done.returncode == 0, done.stderr
+        histories.append(json.loads((tmp_path / way / "logs" / "training_history.json").read_text()))
+    ((compiled,), (plain,)) = histories
+    assert compiled["train_loss"] == pytest.approx(plain["train_loss"], rel=1e-4)
+    assert compiled["val_loss"] == pytest.approx(plain["val_loss"], rel=1e-4)
 
 
 def test_layer_decay_slows_the_first_blocks_most(recipe, tiny_model):

@@ -1,0 +1,94 @@
+"""Models, engines and precisions on a GPU side by side: the table of `training.gpu`, and whether the goals are met."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from training.studies.reports import NOT_RUN, table
+
+Entry = Mapping[str, Any]
+NAME = "gpu"
+"""Of the records."""
+PLAIN, TOME, FREQMERGE = "plain", "ToMe, every block", "FreqMerge"
+
+
+class Runner(NamedTuple):
+    """What runs a batch."""
+
+    model: str
+    engine: str
+    """eager or inductor."""
+    precision: str
+
+
+GAINS = {1: 1.0, 256: 1.5}
+"""By batch size, how many times as fast as the plain model, compiled alike, FreqMerge is to be."""
+RATE = 25_000
+"""Images/s that compiled FreqMerge is to reach at the largest batch."""
+SHARE = 0.9
+"""Least share of the gain that the multiply-accumulates promise, at the largest batch."""
+
+
+def page(entries: Sequence[Entry]) -> str:
+    """The table and what follows from it, or "not run"."""
+    if not entries:
+        return f"{NOT_RUN}\n"
+    lines = "".join(f"- {line}\n" for line in findings(entries))
+    return f"{table_of(entries)}\n{lines}\n{_source(entries[0])}\n"
+
+
+def table_of(entries: Sequence[Entry]) -> str:
+    """Images/s of every runner by batch size, with the ratio to the plain model run alike."""
+    rows = []
+    for runner in dict.fromkeys(_runner(entry) for entry in entries):
+        own = [entry for entry in entries if _runner(entry) == runner]
+        rates = (f"{entry['images_per_s']:,.0f} ({entry['gain']:.2f}×)" for entry in own)
+        rows.append([*runner, f"{own[0]['macs'] / 1e9:.2f}", *rates])
+    sizes = (f"images/s, batch {size}" for size in _sizes(entries))
+    return table(["model", "engine", "precision", "GMACs", *sizes], rows)
+
+
+def findings(entries: Sequence[Entry]) -> list[str]:
+    """The goals of the compiled model and what was reached, a line for each precision."""
+    lines = []
+    for precision in dict.fromkeys(entry["precision"] for entry in entries):
+        own = {e["batch_size"]: e for e in entries if _runner(e) == Runner(FREQMERGE, "inductor", precision)}
+        if not own:
+            continue
+        gains = [f"{entry['gain']:.2f} at batch {size}{_verdict(entry, size)}" for size, entry in own.items()]
+        lines.append(f"FreqMerge to the plain model, both compiled, in {precision}: {', '.join(gains)}.")
+        last = own[max(own)]
+        share = last["gain"] / last["gain_by_macs"]
+        lines.append(
+            f"At batch {max(own)} in {precision}: {last['images_per_s']:,.0f} images/s (goal {RATE:,}: "
+            f"{_reached(last['images_per_s'] >= RATE)}); {share:.0%} of the {last['gain_by_macs']:.2f} that the "
+            f"multiply-accumulates promise (goal {SHARE:.0%}: {_reached(share >= SHARE)})."
+        )
+    return lines
+
+
+def _verdict(entry: Entry, size: int) -> str:
+    goal = GAINS.get(size)
+    return "" if goal is None else f" (goal {goal:.2f}: {_reached(entry['gain'] >= goal)})"
+
+
+def _reached(met: bool) -> str:
+    return "reached" if met else "missed"
+
+
+def _runner(entry: Entry) -> Runner:
+    return Runner(entry["model"], entry["engine"], entry["precision"])
+
+
+def _sizes(entries: Sequence[Entry]) -> list[int]:
+    return sorted({entry["batch_size"] for entry in entries})
+
+
+def _source(first: Entry) -> str:
+    machine = first["machine"]
+    return (
+        f"`{first['command']}`, checkpoint `{first['checkpoint']}` ({first['digest'][:12]}), on {machine['device']}, "
+        f"torch {machine['torch']}; uint8 images in, host arrays out, medians of {first['repeats']} batches in turns; "
+        "in brackets the median of the ratios to the plain model in the same engine and precision."
+    )
