@@ -72,7 +72,7 @@ def measure(config: GpuConfig) -> list[dict[str, Any]]:
 def _engines(config: GpuConfig, path: Path) -> Iterator[tuple[Runner, tuple[Engine, int]]]:
     """What runs, each with the multiply-accumulates of one image."""
     for model in dict.fromkeys(config.models):
-        changes = _changes(path, model)
+        changes = _changes(path, model, pick_device(config.device))
         for precision in dict.fromkeys(config.precisions):
             for kind in dict.fromkeys(config.engines):
                 checkpoint = load_checkpoint(path, **changes)
@@ -81,7 +81,7 @@ def _engines(config: GpuConfig, path: Path) -> Iterator[tuple[Runner, tuple[Engi
                 yield Runner(NAMES[model], kind, precision), (engine, macs)
 
 
-def _changes(path: Path, model: Model) -> dict[str, Any]:
+def _changes(path: Path, model: Model, device: torch.device) -> dict[str, Any]:
     """Fields of the checkpoint's model config that make it this model."""
     if model == "plain":
         return {"keep_rate": 1.0}
@@ -89,7 +89,7 @@ def _changes(path: Path, model: Model) -> dict[str, Any]:
         return {}
     checkpoint = load_checkpoint(path)
     own: ModelConfig = checkpoint.model.config
-    vit = checkpoint.model.vit
+    vit = checkpoint.model.vit.to(device)
     fitted = fitting.fit_counts(vit, own.replace(scoring="none"), fitting.cost(vit, own)).config
     return {name: getattr(fitted, name) for name in ("scoring", "merge_layers", "merge_counts")}
 

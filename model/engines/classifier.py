@@ -33,7 +33,8 @@ class Classifier(nn.Module):
         # TensorRT casts uint8 to float32 and to half, not to bfloat16; and 3 channels cost nothing in float32
         pixels = self.input_stage(images).to(next(self.model.vit.parameters()).dtype)
         output: FreqMergeOutput = self.model(pixels)
-        return output._replace(logits=output.logits.float())
+        # made anew, not _replace, which torch 2.11 cannot compile as the end of a graph
+        return FreqMergeOutput(output.logits.float(), output.frequency_scores, output.source_maps, output.trace)
 
 
 def classifier_of(checkpoint: Checkpoint, precision: Precision = "fp32") -> Classifier:
