@@ -142,7 +142,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = BreakdownConfig(**cli.given(BreakdownConfig, parsed))
     results = measure(config)
     folder = records.folder(config.output_dir, config.record)
-    path = records.write(NAME, cli.command("training.breakdown", arguments), results, torch.device("cpu"), folder)
+    path = records.write_for_machine(
+        NAME, cli.command("training.breakdown", arguments), results, torch.device("cpu"), folder
+    )
     print(page(records.read(NAME, path.parent)))
     print(f"recorded: {path}")
 

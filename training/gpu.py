@@ -128,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = GpuConfig(**cli.given(GpuConfig, parsed))
     results = measure(config)
     device = pick_device(config.device)
-    path = records.write(NAME, cli.command("training.gpu", arguments), results, device, config.results)
+    path = records.write_for_machine(NAME, cli.command("training.gpu", arguments), results, device, config.results)
     print(page(records.read(NAME, path.parent)))
     print(f"recorded: {path}")
 

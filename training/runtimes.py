@@ -206,7 +206,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results = measure(config)
     source = dataset.source(config.data_dir)
     folder = records.folder(config.output_dir, config.record, source)
-    path = records.write(NAME, cli.command("training.runtimes", arguments), results, torch.device("cpu"), folder)
+    path = records.write_for_machine(
+        NAME, cli.command("training.runtimes", arguments), results, torch.device("cpu"), folder
+    )
     print(page(records.read(NAME, path.parent)))
     print(f"recorded: {path}")
 

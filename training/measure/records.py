@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,27 @@ def write(name: str, command: str, results: Sequence[dict[str, Any]], device: to
     recipe = _recipe(command, device)
     trial = _images(results) < _images(read(name, folder) if (folder / f"{name}.jsonl").is_file() else [])
     return _write(name, [{**result, **recipe} for result in results], folder / "trials" if trial else folder)
+
+
+def write_for_machine(
+    name: str, command: str, results: Sequence[dict[str, Any]], device: torch.device, folder: Path
+) -> Path:
+    """Replaces this machine's results in `folder/name.jsonl`, and keeps other machines' of the same checkpoint."""
+    recipe = _recipe(command, device)
+    digests = {result["digest"] for result in results}
+    older = read(name, folder) if (folder / f"{name}.jsonl").is_file() else []
+    others = [
+        record
+        for record in older
+        if record["digest"] in digests and record["machine"]["device"] != recipe["machine"]["device"]
+    ]
+    return _write(name, [*others, *({**result, **recipe} for result in results)], folder)
+
+
+def by_machine(entries: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """The results of each machine, in the order of their first ones."""
+    devices = dict.fromkeys(entry["machine"]["device"] for entry in entries)
+    return [[entry for entry in entries if entry["machine"]["device"] == device] for device in devices]
 
 
 def add(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from training.measure.graph_parts import MERGING, PARTS
+from training.measure.records import by_machine
 from training.studies.reports import NOT_RUN, table
 
 Entry = Mapping[str, Any]
@@ -14,9 +15,11 @@ NAME = "breakdown"
 
 
 def page(entries: Sequence[Entry]) -> str:
-    """The table and what it was measured with, or "not run"."""
-    if not entries:
-        return f"{NOT_RUN}\n"
+    """A table for each machine and what it was measured with, or "not run"."""
+    return "\n".join(_page(own) for own in by_machine(entries)) or f"{NOT_RUN}\n"
+
+
+def _page(entries: Sequence[Entry]) -> str:
     shares = ", ".join(f"{100 * _merging(entry):.1f} % in {_column(entry)}" for entry in entries)
     return f"{table_of(entries)}\nMerging ({', '.join(MERGING)}) takes {shares}.\n\n{_source(entries[0])}\n"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from training.measure.records import by_machine
 from training.studies.reports import NOT_RUN, table
 
 Entry = Mapping[str, Any]
@@ -35,9 +36,11 @@ FAITHFUL = 0.95
 
 
 def page(entries: Sequence[Entry]) -> str:
-    """The table and what follows from it, or "not run"."""
-    if not entries:
-        return f"{NOT_RUN}\n"
+    """A table for each machine and what follows from it, or "not run"."""
+    return "\n".join(_page(own) for own in by_machine(entries)) or f"{NOT_RUN}\n"
+
+
+def _page(entries: Sequence[Entry]) -> str:
     lines = "".join(f"- {line}\n" for line in findings(entries))
     return f"{table_of(entries)}\n{lines}\n{_source(entries[0])}\n"
 

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from model import save_checkpoint
 from model.config import Frozen
@@ -45,3 +46,20 @@ def test_figures_of_ones_own_pictures_are_never_published(module, tmp_path, monk
 
 def test_cifar_100_may_be_published(tmp_path):
     assert records.folder(tmp_path, True, dataset.source(None)) == records.RESULTS
+
+
+def test_a_machine_replaces_its_own_results_and_keeps_those_of_others_of_the_same_checkpoint(tmp_path, monkeypatch):
+    def written(device, digest, *values):
+        monkeypatch.setattr(records, "machine", lambda _: {"device": device})
+        results = [{"digest": digest, "value": value} for value in values]
+        records.write_for_machine("speed", "the command", results, torch.device("cpu"), tmp_path)
+        entries = records.read("speed", tmp_path)
+        return [(entry["machine"]["device"], entry["value"]) for entry in entries], entries
+
+    assert written("A", "old", 1, 2)[0] == [("A", 1), ("A", 2)]
+    assert written("B", "new", 3)[0] == [("B", 3)], "what is of another checkpoint goes"
+    assert written("A", "new", 4, 5)[0] == [("B", 3), ("A", 4), ("A", 5)]
+    both, entries = written("B", "new", 6)
+    assert both == [("A", 4), ("A", 5), ("B", 6)]
+    assert [[entry["value"] for entry in own] for own in records.by_machine(entries)] == [[4, 5], [6]]
+    assert all(entry["command"] == "the command" for entry in entries)
