@@ -155,3 +155,16 @@ def test_the_row_of_dynamicvit_is_the_longest_run_from_the_measured_checkpoint_a
         "- DynamicViT was trained for 5 epochs of 24,000 images, 2.9 h (1,875 steps, 120,000 images); the weights are "
         "those of epoch 4; its authors train for 30 epochs of ImageNet." in page
     )
+
+
+def test_parity_says_what_each_precision_costs_and_whether_it_is_taken_for_that(tmp_path):
+    common = {"checkpoint": "tiny", "digest": "d", "images": 10_000, "reference_top1": 0.88, "bound": 0.002}
+    results = [
+        {**common, "precision": "int8", "top1": 0.881, "difference": 0.001, "low": -0.001, "high": 0.003},
+        {**common, "precision": "bf16", "top1": 0.877, "difference": -0.003, "low": -0.005, "high": -0.001},
+    ]
+    records.write("precision", "measure", results, torch.device("cpu"), tmp_path)
+    page = tables.parity(tmp_path)
+    assert "| openvino, int8 | 88.10 | 88.00 | +0.10 [-0.10, +0.30] | yes |\n" in page
+    assert "| openvino, bf16 | 87.70 | 88.00 | -0.30 [-0.50, -0.10] | no |\n" in page
+    assert "`measure`, checkpoint `tiny`, 10,000 test images, paired" in page
