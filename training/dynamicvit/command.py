@@ -32,6 +32,7 @@ from training.evaluate import report
 from training.measure import records
 from training.measure.scores import BINS, score
 from training.run import state
+from training.studies.reports import duration
 from training.train import run
 
 MODULE = "training.dynamicvit"
@@ -104,7 +105,7 @@ def _length(config: TrainConfig, training: Mapping[str, Any]) -> dict[str, Any]:
 
 def _duration_text(length: Mapping[str, Any]) -> str:
     images = "" if length["images_seen"] is None else f"; {length['images_seen']:,} images, {length['steps']:,} steps"
-    return images + ("" if length["seconds"] is None else f" in {length['seconds'] / 3600:.2f} h")
+    return images + ("" if length["seconds"] is None else f" in {duration(length['seconds'])}")
 
 
 def _throughput(model: DynamicViT, wanted: MeasureConfig, device: torch.device) -> list[dict[str, Any]]:

@@ -342,6 +342,13 @@ def _dynamicvit(dynamicvit: Sequence[Entry], entries: Sequence[Entry]) -> Entry 
     )
 
 
+def duration(seconds: float) -> str:
+    """Such as '23 s', '12 min' and '3.0 h'."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
 def _length(run: Entry) -> str:
     """How long DynamicViT was trained; older records know the epochs alone."""
     images, seconds = run.get("epoch_images"), run.get("seconds")
@@ -349,7 +356,7 @@ def _length(run: Entry) -> str:
         [
             f"{run['epochs']} epoch{'' if run['epochs'] == 1 else 's'}",
             f" of {images:,} images" if images else "",
-            f", {seconds / 3600:.1f} h" if seconds else "",
+            f", {duration(seconds)}" if seconds else "",
         ]
     )
 

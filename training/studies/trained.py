@@ -23,6 +23,7 @@ from training.studies.reports import (
     by_outcome,
     conditions,
     costs,
+    duration,
     paired_cell,
     table,
 )
@@ -252,7 +253,7 @@ def _run(entry: Entry) -> str:
     """How a checkpoint was trained."""
     run = entry["run"]
     seen = "" if run["images_seen"] is None else f", {run['images_seen']:,} images"
-    hours = "" if run["seconds"] is None else f" in {run['seconds'] / 3600:.1f} h"
+    hours = "" if run["seconds"] is None else f" in {duration(run['seconds'])}"
     return (
         f"{entry['label'][:1].upper()}{entry['label'][1:]} ({entry['digest'][:12]}): `{run['command']}`; "
         f"epoch {run['epoch']} of {run['epochs']}{seen}{hours}."

@@ -27,6 +27,7 @@ from training.dynamicvit.task import DynamicRecipe
 from training.errors import ResumeError
 from training.measure import records
 from training.run import arithmetic, state
+from training.studies import reports
 
 
 def dynamic(rho=0.7, layers=(), opinion=4, **changes):
@@ -478,7 +479,7 @@ def test_the_command_trains_measures_and_records_and_with_resume_measures_again(
     assert (entry["rho"], entry["predictor_layers"], entry["epochs"], entry["images"]) == (0.6, [1, 2], 1, 100)
     assert (entry["epoch_images"], entry["steps"], entry["images_seen"]) == (360, 6, 360)
     assert entry["seconds"] == state.facts(tmp_path / "checkpoints" / "last_state.safetensors")["progress"]["seconds"]
-    assert f"best epoch 1 of 1; 360 images, 6 steps in {entry['seconds'] / 3600:.2f} h" in shown
+    assert f"best epoch 1 of 1; 360 images, 6 steps in {reports.duration(entry['seconds'])}" in shown
     assert entry["losses"] == {"ratio_weight": 3.0, "kl_weight": 0.5, "token_weight": 0.5}
     assert entry["schedule"] == [16, 9, 5]
     assert entry["macs"] == macs.count_macs(loaded.model, 32)

@@ -168,3 +168,8 @@ def test_parity_says_what_each_precision_costs_and_whether_it_is_taken_for_that(
     assert "| openvino, int8 | 88.10 | 88.00 | +0.10 [-0.10, +0.30] | yes |\n" in page
     assert "| openvino, bf16 | 87.70 | 88.00 | -0.30 [-0.50, -0.10] | no |\n" in page
     assert "`measure`, checkpoint `tiny`, 10,000 test images, paired" in page
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(23.4, "23 s"), (102.0, "2 min"), (5940.0, "99 min"), (1.08e4, "3.0 h")])
+def test_a_duration_is_said_in_the_unit_that_a_reader_would_use(seconds, said):
+    assert reports.duration(seconds) == said
