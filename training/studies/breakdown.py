@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from training.measure.graph_parts import MERGING, PARTS
-from training.measure.records import by_machine
-from training.studies.reports import NOT_RUN, table
+from training.studies.reports import per_machine, table
 
 Entry = Mapping[str, Any]
 NAME = "breakdown"
@@ -16,7 +15,7 @@ NAME = "breakdown"
 
 def page(entries: Sequence[Entry]) -> str:
     """A table for each machine and what it was measured with, or "not run"."""
-    return "\n".join(_page(own) for own in by_machine(entries)) or f"{NOT_RUN}\n"
+    return per_machine(entries, _page)
 
 
 def _page(entries: Sequence[Entry]) -> str:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from training.measure.records import by_machine
-from training.studies.reports import NOT_RUN, table
+from training.studies.reports import per_machine, table, with_findings
 
 Entry = Mapping[str, Any]
 NAME = "gpu"
@@ -33,12 +32,11 @@ SHARE = 0.9
 
 def page(entries: Sequence[Entry]) -> str:
     """A table for each GPU and what follows from it, or "not run"."""
-    return "\n".join(_page(own) for own in by_machine(entries)) or f"{NOT_RUN}\n"
+    return per_machine(entries, _page)
 
 
 def _page(entries: Sequence[Entry]) -> str:
-    lines = "".join(f"- {line}\n" for line in findings(entries))
-    return f"{table_of(entries)}\n{lines}\n{_source(entries[0])}\n"
+    return with_findings(table_of(entries), findings(entries), _source(entries[0]))
 
 
 def table_of(entries: Sequence[Entry]) -> str:

@@ -5,11 +5,12 @@ Nothing here is known beforehand: every number and every verdict is read off the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from model import ModelConfig
 from model.labels import CLASS_NAMES
+from training.measure.records import by_machine
 from training.studies import claims
 from training.studies.claims import Claim
 from training.studies.plan import NO_PENALTY, PLAIN, TOME, TOME_BEST
@@ -340,6 +341,16 @@ def _dynamicvit(dynamicvit: Sequence[Entry], entries: Sequence[Entry]) -> Entry 
     return min(
         own, key=lambda run: (abs(run["rho"] - 0.7), -(run.get("images_seen") or 0), -run["epochs"]), default=None
     )
+
+
+def per_machine(entries: Sequence[Entry], page: Callable[[Sequence[Entry]], str]) -> str:
+    """The page of each machine's entries, one after the other, or "not run"."""
+    return "\n".join(page(own) for own in by_machine(entries)) or f"{NOT_RUN}\n"
+
+
+def with_findings(shown: str, findings: Sequence[str], source: str) -> str:
+    """A table, what follows from it as a list, and how it was measured."""
+    return "".join([shown, "\n", *(f"- {line}\n" for line in findings), f"\n{source}\n"])
 
 
 def duration(seconds: float) -> str:
