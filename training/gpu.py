@@ -19,9 +19,9 @@ from model.checkpoint import load_checkpoint, read_manifest
 from model.engines.choice import create_engine
 from model.engines.device import pick_device
 from model.engines.engine import Engine, Precision
-from model.macs import count_macs
+from model.engines.torch_engine import UNLIMITED
 from model.manifest import default_checkpoint_path
-from model.speed import rate, ratio, seconds
+from model.speed import rate, seconds
 from training import cli
 from training.measure import fitting, records
 from training.studies.gpu import FREQMERGE, NAME, PLAIN, TOME, Runner, page
@@ -73,10 +73,11 @@ def _engines(config: GpuConfig, path: Path) -> Iterator[tuple[Runner, tuple[Engi
     """What runs, each with the multiply-accumulates of one image."""
     for model in dict.fromkeys(config.models):
         changes = _changes(path, model, pick_device(config.device))
+        counted = load_checkpoint(path, **changes).model
+        macs = fitting.cost(counted.vit, counted.config)
         for precision in dict.fromkeys(config.precisions):
             for kind in dict.fromkeys(config.engines):
                 checkpoint = load_checkpoint(path, **changes)
-                macs = count_macs(checkpoint.model, checkpoint.model.config.image_size)
                 engine = create_engine(checkpoint, kind, config.device, max(config.batch_sizes), precision=precision)
                 yield Runner(NAMES[model], kind, precision), (engine, macs)
 
@@ -98,7 +99,7 @@ def _timed(
     config: GpuConfig, engines: Mapping[Runner, tuple[Engine, int]], images: np.ndarray, first: str
 ) -> Iterator[dict[str, Any]]:
     calls = {runner: _call(engine, images) for runner, (engine, _) in engines.items()}
-    with torch._dynamo.config.patch(recompile_limit=1 << 16, accumulated_recompile_limit=1 << 16):
+    with torch._dynamo.config.patch(UNLIMITED):
         times = seconds(calls, config.repeats, config.warm_up, pick_device(config.device))
     for runner, own in times.items():
         reference = runner._replace(model=first)
@@ -111,7 +112,6 @@ def _timed(
             "images_per_s_quartiles": list(throughput.quartiles),
             "gain": throughput.speed_up,
             "gain_by_macs": engines[reference][1] / engines[runner][1],
-            "compiled": ratio(times[runner._replace(engine=config.engines[0])], own),
             "repeats": config.repeats,
         }
 

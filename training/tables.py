@@ -97,24 +97,19 @@ def scoring(results: Path) -> str:
 
 def parity(results: Path) -> str:
     """How nearly each engine answers as eager float32, one table per checkpoint, and what small precisions cost."""
-    tables = [_parity(own) for own in _by_digest(_any("parity", results))]
-    tables += [_precisions(own) for own in _by_digest(_any("precision", results))]
+    tables = [_parity(own) for own in records.by_checkpoint(_any("parity", results))]
+    tables += [_precisions(own) for own in records.by_checkpoint(_any("precision", results))]
     return "\n".join(tables) or f"{reports.NOT_RUN}\n"
 
 
-def _by_digest(entries: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    digests = dict.fromkeys(entry["digest"] for entry in entries)
-    return [[entry for entry in entries if entry["digest"] == digest] for digest in digests]
-
-
-def _precisions(entries: Sequence[dict[str, Any]]) -> str:
+def _precisions(entries: Sequence[Mapping[str, Any]]) -> str:
     rows = [
         [
             f"openvino, {entry['precision']}",
             f"{100 * entry['top1']:.2f}",
             f"{100 * entry['reference_top1']:.2f}",
             "{:+.2f} [{:+.2f}, {:+.2f}]".format(*(100 * entry[field] for field in ("difference", "low", "high"))),
-            f"{'yes' if entry['difference'] >= -entry['bound'] else 'no'}",
+            "yes" if entry["difference"] >= -entry["bound"] else "no",
         ]
         for entry in entries
     ]
@@ -127,7 +122,7 @@ def _precisions(entries: Sequence[dict[str, Any]]) -> str:
     return table(head, rows) + note
 
 
-def _parity(entries: Sequence[dict[str, Any]]) -> str:
+def _parity(entries: Sequence[Mapping[str, Any]]) -> str:
     head = ["engine", "keep rate", "same first class", "top-1 (%)", "largest difference of a score", "same merges"]
     rows = [
         [

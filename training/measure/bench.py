@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from model import FreqMergeViT, ModelConfig
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.engines.classifier import Classifier
-from model.engines.device import pick_device
+from model.engines.device import exact_float32, pick_device
 from model.images.input_stage import InputStage
 from model.macs import count_parameters
 from model.speed import Rate, rates
@@ -82,6 +82,8 @@ class Bench:
             torch.set_num_threads(config.threads)
         self.config = config
         self.device = pick_device(config.device)
+        if self.device.type == "cuda":
+            exact_float32()
         self.checkpoint: Checkpoint = load_checkpoint(config.ckpt, **changes)
         manifest = self.checkpoint.manifest
         self.source = dataset.source(config.data_dir)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -78,10 +78,21 @@ def write_for_machine(
     return _write(name, [*others, *({**result, **recipe} for result in results)], folder)
 
 
+def grouped(
+    entries: Sequence[Mapping[str, Any]], key: Callable[[Mapping[str, Any]], str]
+) -> list[list[Mapping[str, Any]]]:
+    """The results that share a key, in the order of their first ones."""
+    return [[entry for entry in entries if key(entry) == own] for own in dict.fromkeys(map(key, entries))]
+
+
 def by_machine(entries: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
-    """The results of each machine, in the order of their first ones."""
-    devices = dict.fromkeys(entry["machine"]["device"] for entry in entries)
-    return [[entry for entry in entries if entry["machine"]["device"] == device] for device in devices]
+    """The results of each machine."""
+    return grouped(entries, lambda entry: str(entry["machine"]["device"]))
+
+
+def by_checkpoint(entries: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """The results of each checkpoint."""
+    return grouped(entries, lambda entry: str(entry["digest"]))
 
 
 def add(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from training.studies.reports import per_machine, table, with_findings
+from training.studies.reports import batch_sizes, by_batch_size, per_machine, reached, table, with_findings
 
 Entry = Mapping[str, Any]
 NAME = "gpu"
@@ -46,7 +46,7 @@ def table_of(entries: Sequence[Entry]) -> str:
         own = [entry for entry in entries if _runner(entry) == runner]
         rates = (f"{entry['images_per_s']:,.0f} ({entry['gain']:.2f}×)" for entry in own)
         rows.append([*runner, f"{own[0]['macs'] / 1e9:.2f}", *rates])
-    sizes = (f"images/s, batch {size}" for size in _sizes(entries))
+    sizes = (f"images/s, batch {size}" for size in batch_sizes(entries))
     return table(["model", "engine", "precision", "GMACs", *sizes], rows)
 
 
@@ -57,33 +57,19 @@ def findings(entries: Sequence[Entry]) -> list[str]:
         own = {e["batch_size"]: e for e in entries if _runner(e) == Runner(FREQMERGE, "inductor", precision)}
         if not own:
             continue
-        gains = [f"{entry['gain']:.2f} at batch {size}{_verdict(entry, size)}" for size, entry in own.items()]
-        lines.append(f"FreqMerge to the plain model, both compiled, in {precision}: {', '.join(gains)}.")
+        lines.append(by_batch_size(f"FreqMerge to the plain model, both compiled, in {precision}", own, "gain", GAINS))
         last = own[max(own)]
         share = last["gain"] / last["gain_by_macs"]
         lines.append(
             f"At batch {max(own)} in {precision}: {last['images_per_s']:,.0f} images/s (goal {RATE:,}: "
-            f"{_reached(last['images_per_s'] >= RATE)}); {share:.0%} of the {last['gain_by_macs']:.2f} that the "
-            f"multiply-accumulates promise (goal {SHARE:.0%}: {_reached(share >= SHARE)})."
+            f"{reached(last['images_per_s'] >= RATE)}); {share:.0%} of the {last['gain_by_macs']:.2f} that the "
+            f"multiply-accumulates promise (goal {SHARE:.0%}: {reached(share >= SHARE)})."
         )
     return lines
 
 
-def _verdict(entry: Entry, size: int) -> str:
-    goal = GAINS.get(size)
-    return "" if goal is None else f" (goal {goal:.2f}: {_reached(entry['gain'] >= goal)})"
-
-
-def _reached(met: bool) -> str:
-    return "reached" if met else "missed"
-
-
 def _runner(entry: Entry) -> Runner:
     return Runner(entry["model"], entry["engine"], entry["precision"])
-
-
-def _sizes(entries: Sequence[Entry]) -> list[int]:
-    return sorted({entry["batch_size"] for entry in entries})
 
 
 def _source(first: Entry) -> str:

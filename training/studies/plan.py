@@ -229,11 +229,14 @@ def _fit_blocks(vit: Any, base: ModelConfig, macs: int, tolerance: float) -> fit
 
     Raises the `BudgetError` of the most blocks.
     """
-    *fewer, most = _ever_earlier(base.merge_layers, len(vit.blocks))
-    for layers in fewer:
+    *fewer, most = (
+        base.replace(merge_layers=layers, merge_counts=())
+        for layers in _ever_earlier(base.merge_layers, len(vit.blocks))
+    )
+    for config in fewer:
         with suppress(BudgetError):
-            return fitting.fit_keep_rate(vit, base.replace(merge_layers=layers, merge_counts=()), macs, tolerance)
-    return fitting.fit_keep_rate(vit, base.replace(merge_layers=most, merge_counts=()), macs, tolerance)
+            return fitting.fit_keep_rate(vit, config, macs, tolerance)
+    return fitting.fit_keep_rate(vit, most, macs, tolerance)
 
 
 def _ever_earlier(layers: tuple[int, ...], depth: int) -> Iterator[tuple[int, ...]]:

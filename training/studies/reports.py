@@ -353,6 +353,26 @@ def with_findings(shown: str, findings: Sequence[str], source: str) -> str:
     return "".join([shown, "\n", *(f"- {line}\n" for line in findings), f"\n{source}\n"])
 
 
+def by_batch_size(what: str, own: Mapping[int, Entry], field: str, goals: Mapping[int, float]) -> str:
+    """A ratio at every batch size, and whether it reaches its goal where there is one."""
+    cells = []
+    for size, entry in own.items():
+        goal = goals.get(size)
+        verdict = "" if goal is None else f" (goal {goal:.2f}: {reached(entry[field] >= goal)})"
+        cells.append(f"{entry[field]:.2f} at batch {size}{verdict}")
+    return f"{what}: {', '.join(cells)}."
+
+
+def reached(met: bool) -> str:
+    """The word for a goal."""
+    return "reached" if met else "missed"
+
+
+def batch_sizes(entries: Sequence[Entry]) -> list[int]:
+    """Those that were measured, rising."""
+    return sorted({entry["batch_size"] for entry in entries})
+
+
 def duration(seconds: float) -> str:
     """Such as '23 s', '12 min' and '3.0 h'."""
     if seconds < 100:

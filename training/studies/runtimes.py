@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from training.studies.reports import per_machine, table, with_findings
+from training.studies.reports import batch_sizes, by_batch_size, per_machine, table, with_findings
 
 Entry = Mapping[str, Any]
 NAME = "runtimes"
@@ -50,7 +50,7 @@ def table_of(entries: Sequence[Entry]) -> str:
         own = [entry for entry in entries if _runner(entry) == runner]
         rates = (f"{entry['images_per_s']:.1f} ({entry['speed_up']:.2f}×)" for entry in own)
         rows.append([*runner, *rates, f"{own[0]['agreement']:.0%}"])
-    sizes = (f"images/s, batch {size}" for size in _sizes(entries))
+    sizes = (f"images/s, batch {size}" for size in batch_sizes(entries))
     return table(["runtime", "model", "precision", *sizes, "same first class"], rows)
 
 
@@ -58,11 +58,11 @@ def findings(entries: Sequence[Entry]) -> list[str]:
     """The goals and what was reached, a line each."""
     by_runner = {(_runner(entry), entry["batch_size"]): entry for entry in entries}
     ours = {
-        precision: {size: by_runner[Runner("OpenVINO", "FreqMerge", precision), size] for size in _sizes(entries)}
+        precision: {size: by_runner[Runner("OpenVINO", "FreqMerge", precision), size] for size in batch_sizes(entries)}
         for precision in dict.fromkeys(entry["precision"] for entry in entries if entry["runtime"] == "OpenVINO")
     }
     lines = [
-        _line(f"FreqMerge in {precision}, to the plain model in fp32", ours[precision], "speed_up", goals)
+        by_batch_size(f"FreqMerge in {precision}, to the plain model in fp32", ours[precision], "speed_up", goals)
         for precision, goals in SPEED_UPS.items()
         if precision in ours
     ]
@@ -70,7 +70,7 @@ def findings(entries: Sequence[Entry]) -> list[str]:
         f"{precision}: not run, this processor does not have it." for precision in SPEED_UPS if precision not in ours
     ]
     lines += [
-        _line(f"FreqMerge to the plain model, both in {precision}", own, "gain", GAINS)
+        by_batch_size(f"FreqMerge to the plain model, both in {precision}", own, "gain", GAINS)
         for precision, own in ours.items()
     ]
     if any(entry["runtime"] != "OpenVINO" for entry in entries):
@@ -85,18 +85,9 @@ def findings(entries: Sequence[Entry]) -> list[str]:
     return lines
 
 
-def _line(what: str, own: Mapping[int, Entry], field: str, goals: Mapping[int, float]) -> str:
-    cells = []
-    for size, entry in own.items():
-        goal = goals.get(size)
-        verdict = "" if goal is None else f" (goal {goal:.2f}: {'reached' if entry[field] >= goal else 'missed'})"
-        cells.append(f"{entry[field]:.2f} at batch {size}{verdict}")
-    return f"{what}: {', '.join(cells)}."
-
-
 def _ahead(entries: Sequence[Entry]) -> str:
     cells = []
-    for size in _sizes(entries):
+    for size in batch_sizes(entries):
         rates: dict[str, float] = {}
         for entry in entries:
             if entry["model"] == "FreqMerge" and entry["batch_size"] == size and entry["agreement"] >= FAITHFUL:
@@ -107,10 +98,6 @@ def _ahead(entries: Sequence[Entry]) -> str:
 
 def _runner(entry: Entry) -> Runner:
     return Runner(entry["runtime"], entry["model"], entry["precision"])
-
-
-def _sizes(entries: Sequence[Entry]) -> list[int]:
-    return sorted({entry["batch_size"] for entry in entries})
 
 
 def _source(first: Entry) -> str:
